@@ -1,0 +1,89 @@
+//! What can go wrong on the bus, in terms a caller can act on.
+
+/// An error of a carrier. [`Error::outcome`] says whether the call may have run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The carrier did not answer in time; the call may still run, at most once.
+    #[error("the bus did not answer within its deadline")]
+    Timeout,
+    /// The connection broke while the call was under way, or there is none.
+    #[error("the bus cannot be reached")]
+    Unreachable {
+        /// Whether the call may have been sent.
+        sent: bool,
+    },
+    /// A bounded queue of the carrier is full; nothing was sent.
+    #[error("a queue of the bus is full")]
+    Overloaded,
+    /// The server refused: nothing ran.
+    #[error("the bus refused: {0}")]
+    Refused(Refusal),
+    /// The carrier cannot do this at all.
+    #[error("this bus cannot {0}")]
+    Unsupported(&'static str),
+    /// What came back could not be read.
+    #[error("the bus answered something unreadable: {0}")]
+    Unreadable(String),
+    /// The call itself was wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// The bus was closed.
+    #[error("the bus is closed")]
+    Closed,
+}
+
+/// Why a server refused a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It is a replica.
+    #[error("read-only replica")]
+    ReadOnly,
+    /// It still loads its data.
+    #[error("loading")]
+    Loading,
+    /// Its memory limit is reached.
+    #[error("out of memory")]
+    OutOfMemory,
+    /// Credentials are missing or wrong.
+    #[error("not authenticated")]
+    NoAuth,
+    /// The credentials do not allow it.
+    #[error("not permitted")]
+    NoPermission,
+    /// It cannot persist.
+    #[error("misconfigured")]
+    Misconfigured,
+    /// Too many clients.
+    #[error("too many clients")]
+    MaxClients,
+    /// Fewer replicas than it needs to write.
+    #[error("too few replicas")]
+    NoReplicas,
+    /// Slots are being moved.
+    #[error("try again")]
+    TryAgain,
+    /// Anything else it said.
+    #[error("other")]
+    Other,
+}
+
+/// Whether a failed call may have run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did not and will not.
+    NotRun,
+    /// It may have run, or may still run, at most once.
+    Unknown,
+}
+
+impl Error {
+    /// Tells whether the call may have run.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Timeout | Self::Unreadable(_) | Self::Unreachable { sent: true } => Outcome::Unknown,
+            _ => Outcome::NotRun,
+        }
+    }
+}

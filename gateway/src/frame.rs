@@ -1,0 +1,82 @@
+//! An answer of a stream, encoded once per form and shared by every reader of every dialect: a
+//! fan-out costs each reader one atomic increment. Services make frames, dialects write them.
+
+use bytes::Bytes;
+use futures::{Stream, stream::BoxStream};
+use plexus_proto::v1;
+use prost_reflect::MessageDescriptor;
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// One answer, shared.
+#[derive(Debug)]
+pub struct Frame {
+    proto: Bytes,
+    json: OnceLock<Bytes>,
+    id: Option<Box<str>>,
+}
+
+impl Frame {
+    /// Takes an encoded answer. `id` is where a reader goes on after it (SSE `id:`), where it has one.
+    pub fn new(proto: Bytes, id: Option<Box<str>>) -> Self {
+        Self { proto, json: OnceLock::new(), id }
+    }
+
+    /// The encoded answer.
+    pub fn proto(&self) -> &Bytes {
+        &self.proto
+    }
+
+    /// Where a reader goes on after it.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The answer as JSON, made on first use by `encode`.
+    pub fn json<E>(&self, output: &MessageDescriptor, encode: impl FnOnce(&MessageDescriptor, &Bytes) -> Result<Bytes, E>) -> Result<Bytes, E> {
+        if let Some(json) = self.json.get() {
+            return Ok(json.clone());
+        }
+        let json = encode(output, &self.proto)?;
+        Ok(self.json.get_or_init(|| json).clone())
+    }
+}
+
+/// A frame on its way to one reader.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The shared answer.
+    pub frame: Arc<Frame>,
+    /// Where this reader goes on, if that differs from the frame's own id (several topics).
+    pub resume: Option<Arc<str>>,
+}
+
+impl Delivery {
+    /// Where this reader goes on after it.
+    pub fn id(&self) -> Option<&str> {
+        self.resume.as_deref().or_else(|| self.frame.id())
+    }
+}
+
+/// In a request's extensions: the caller can take frames.
+#[derive(Clone, Copy, Debug)]
+pub struct TakesFrames;
+
+/// In a response's extensions: here they are, and the body stays silent until its deadline or the
+/// server's end. A caller without [`TakesFrames`] gets the plain stream.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<Option<Frames>>>);
+
+/// A stream of frames; an error ends it.
+pub type Frames = BoxStream<'static, Result<Delivery, Box<v1::Error>>>;
+
+impl Shared {
+    /// Offers a stream to whoever takes it first.
+    pub fn new(frames: impl Stream<Item = Result<Delivery, Box<v1::Error>>> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(frames)))))
+    }
+
+    /// Takes the stream; once.
+    pub fn take(&self) -> Option<Frames> {
+        self.0.lock().ok()?.take()
+    }
+}

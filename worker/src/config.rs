@@ -1,0 +1,177 @@
+//! What a worker may be told.
+
+use plexus_bus::Incarnation;
+use serde::{Deserialize, Serialize};
+use std::{path::PathBuf, time::Duration};
+
+/// A worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the worker, such as the pod's; empty: the host's name. Letters, digits, `-` and `.`.
+    pub id: String,
+    /// Lets nodes dial and listen on loopback and private ranges. Development only.
+    pub allow_private_addresses: bool,
+    /// Capacity in node weights; 1 a node by default.
+    pub nodes_max: usize,
+    /// Free labels for placement rules.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// How leases are kept.
+    pub lease: Lease,
+    /// Where the key-encryption key is.
+    pub keys: Keys,
+    /// Bounds and defaults of each node.
+    pub node: Node,
+    /// Longest drain at shutdown.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+/// How leases are kept (protocol.md P1–P5).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lease {
+    /// Time between renewals.
+    #[serde(with = "humantime_serde")]
+    pub renew_interval: Duration,
+    /// After the send of the last renewal that was answered; past it the worker fences itself. The
+    /// lease itself lives 6 s in the store.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// How long a worker that is not a node's first choice waits before it claims it.
+    #[serde(with = "humantime_serde")]
+    pub claim_delay: Duration,
+    /// Time between full looks at the directory of nodes.
+    #[serde(with = "humantime_serde")]
+    pub survey_interval: Duration,
+    /// Most nodes claimed in one step.
+    pub claims_max: usize,
+}
+
+/// Where the key-encryption key is: 32 bytes, base64 or hexadecimal.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// A file with the key.
+    pub file: Option<PathBuf>,
+    /// The key itself; prefer a file. Masked in `config print`.
+    pub key: Option<String>,
+    /// Makes a key for this process where none is given: nodes do not outlive it. Development only.
+    pub generate: bool,
+}
+
+/// Bounds and defaults of each node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Addresses that nodes without `listenAddresses` listen on.
+    pub listen_addresses: Vec<String>,
+    /// Commands that may wait for one node; more are refused as overloaded.
+    pub commands_max: usize,
+    /// Topics a node follows at most (interop.md D.0: many peers ignore a node with over 100).
+    pub topics_max: usize,
+    /// Logs of a node at most.
+    pub logs_max: usize,
+    /// Largest payload of a message in bytes.
+    pub message_bytes_max: usize,
+    /// Established connections at most, 4 a peer; pending ones are bounded each way.
+    pub connections_max: u32,
+    /// Connections to one peer at most.
+    pub connections_per_peer_max: u32,
+    /// Incoming connections being set up at most.
+    pub pending_incoming_max: u32,
+    /// Outgoing connections being set up at most.
+    pub pending_outgoing_max: u32,
+    /// Dials a second at most, through the API.
+    pub dials_per_second: u32,
+    /// Peers remembered at most.
+    pub peers_max: usize,
+    /// Closes connections that carry nothing.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Time one dial may take.
+    #[serde(with = "humantime_serde")]
+    pub dial_timeout: Duration,
+    /// Gossip heartbeat of a node with peers.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
+    /// Messages of the network that may wait while the log cannot be written.
+    pub backlog_messages_max: usize,
+    /// Bytes of those.
+    pub backlog_bytes_max: usize,
+    /// Bytes kept to append again after a failover.
+    pub ring_bytes_max: usize,
+    /// How long they are kept.
+    #[serde(with = "humantime_serde")]
+    pub ring_age_max: Duration,
+    /// Retained messages of a topic by default.
+    pub retention_messages: u32,
+    /// Their age by default.
+    #[serde(with = "humantime_serde")]
+    pub retention_age: Duration,
+    /// Their payload bytes by default.
+    pub retention_bytes: u64,
+    /// Failures in a row before a node is quarantined.
+    pub failures_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            allow_private_addresses: false,
+            nodes_max: 2_000,
+            labels: Default::default(),
+            lease: Lease::default(),
+            keys: Keys::default(),
+            node: Node::default(),
+            drain: Duration::from_secs(45),
+        }
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            renew_interval: Duration::from_secs(1),
+            deadline: Duration::from_secs(4),
+            claim_delay: Duration::from_secs(1),
+            survey_interval: Duration::from_secs(5),
+            claims_max: 64,
+        }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            listen_addresses: Vec::new(),
+            commands_max: 1024,
+            topics_max: 90,
+            logs_max: 1000,
+            message_bytes_max: 1 << 20,
+            connections_max: 512,
+            connections_per_peer_max: 4,
+            pending_incoming_max: 64,
+            pending_outgoing_max: 64,
+            dials_per_second: 10,
+            peers_max: 4096,
+            idle_timeout: Duration::from_secs(30),
+            dial_timeout: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(1),
+            backlog_messages_max: 1000,
+            backlog_bytes_max: 4 << 20,
+            ring_bytes_max: 4 << 20,
+            ring_age_max: Duration::from_secs(30),
+            retention_messages: 1000,
+            retention_age: Duration::from_secs(3600),
+            retention_bytes: 16 << 20,
+            failures_max: 5,
+        }
+    }
+}
+
+/// Makes a new incarnation of the worker named `id`: `<id>.<16 hex digits>`.
+pub fn incarnation(id: &str) -> Incarnation {
+    format!("{id}.{:016x}", rand::random::<u64>()).into()
+}
