@@ -1,12 +1,15 @@
 //! A hosted node: one identity, one swarm, one task.
 //!
-//! The host makes a [`Start`], [`EventLoop::new`](event_loop) builds the loop, its future ends with
-//! [`Ended`]. While it runs it shares nothing but what is in `Start`.
+//! The host makes a [`Start`], [`EventLoop::new`](event_loop::EventLoop::new) builds the loop, its
+//! future ends with [`Ended`]. While it runs it shares nothing but what is in `Start`.
 
-use crate::clock::Moment;
+pub mod event_loop;
+
+use crate::{Config, Metrics, clock::Moment};
 use libp2p::identity::Keypair;
 use plexus_bus::{Bus, Era, Grant, Incarnation, NodeName};
 use plexus_proto::bus::{NodeRecord, NodeState};
+use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// Everything a node begins with.
@@ -33,6 +36,10 @@ pub struct Start {
     pub changed: watch::Receiver<u64>,
     /// The bus.
     pub bus: Bus,
+    /// The worker's config; its `node` part bounds the node.
+    pub config: Arc<Config>,
+    /// The worker's counters.
+    pub metrics: Metrics,
     /// Where notes to the host go; the host never waits for the node, nor the node for the host.
     pub notes: mpsc::Sender<(NodeName, Note)>,
 }
