@@ -4,6 +4,7 @@
 //! future ends with [`Ended`]. While it runs it shares nothing but what is in `Start`.
 
 pub mod event_loop;
+pub(crate) mod log;
 
 use crate::{Config, Metrics, clock::Moment};
 use libp2p::identity::Keypair;
