@@ -28,7 +28,10 @@ pub fn status(error: &v1::Error) -> Status {
 /// Reads an error back from a status, whoever made it: ours by its details, tonic's own by its code.
 pub fn from_status(status: &Status) -> v1::Error {
     let details = status.get_error_details();
-    let reason = details.error_info().map(|i| i.reason.clone()).unwrap_or_else(|| by_code(status.code()).as_str_name().into());
+    let reason = details
+        .error_info()
+        .map(|i| i.reason.clone())
+        .unwrap_or_else(|| by_code(status.code()).as_str_name().into());
     v1::Error {
         code: code_text(status.code()).into(),
         message: status.message().to_owned(),

@@ -32,7 +32,11 @@ impl Frame {
     }
 
     /// The answer as JSON, made on first use by `encode`.
-    pub fn json<E>(&self, output: &MessageDescriptor, encode: impl FnOnce(&MessageDescriptor, &Bytes) -> Result<Bytes, E>) -> Result<Bytes, E> {
+    pub fn json<E>(
+        &self,
+        output: &MessageDescriptor,
+        encode: impl FnOnce(&MessageDescriptor, &Bytes) -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
         if let Some(json) = self.json.get() {
             return Ok(json.clone());
         }

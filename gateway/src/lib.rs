@@ -9,5 +9,6 @@ pub mod config;
 pub mod edge;
 pub mod error;
 pub mod frame;
+pub mod metrics;
 pub mod router;
 pub mod service;

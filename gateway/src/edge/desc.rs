@@ -1,0 +1,234 @@
+//! What is served, read from the descriptor: methods, their kinds and their HTTP rules. Every dialect
+//! finds its methods here, so none of them knows the name of any.
+
+use prost::Message as _;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, MethodDescriptor, Value,
+};
+use prost_types::method_options::IdempotencyLevel;
+use std::{collections::HashMap, sync::Arc};
+
+/// How many messages go each way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// One and one.
+    Unary,
+    /// One request, many answers.
+    ServerStream,
+    /// Many requests, one answer.
+    ClientStream,
+    /// Many and many.
+    Bidi,
+}
+
+impl Kind {
+    /// Tells whether a call takes exactly one request.
+    pub(crate) fn takes_one(self) -> bool {
+        matches!(self, Self::Unary | Self::ServerStream)
+    }
+
+    /// Tells whether a call may have many answers.
+    pub(crate) fn streams(self) -> bool {
+        matches!(self, Self::ServerStream | Self::Bidi)
+    }
+}
+
+/// One rpc.
+#[derive(Debug)]
+pub(crate) struct Method {
+    /// Its path, `/package.Service/Method`.
+    pub(crate) path: String,
+    /// Its descriptor, with comments and options.
+    pub(crate) desc: MethodDescriptor,
+    /// Its request.
+    pub(crate) input: MessageDescriptor,
+    /// Its answer.
+    pub(crate) output: MessageDescriptor,
+    /// How many messages go each way.
+    pub(crate) kind: Kind,
+    /// Whether it changes nothing and may be a Connect GET.
+    pub(crate) safe: bool,
+    /// Whether an answer is exactly one field of a oneof: that field then names the event.
+    pub(crate) tagged: bool,
+    /// Its HTTP rules, the main one first.
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// One `google.api.http` binding.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    /// The HTTP method; `None` is any.
+    pub(crate) verb: Option<http::Method>,
+    /// The path template.
+    pub(crate) template: String,
+    /// The field that the body is, `*` for the request itself, empty for none.
+    pub(crate) body: String,
+}
+
+/// Everything that is served.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    pool: DescriptorPool,
+    error: MessageDescriptor,
+    methods: Vec<Arc<Method>>,
+    by_path: HashMap<String, Arc<Method>>,
+    by_call: HashMap<String, Arc<Method>>,
+}
+
+/// A descriptor that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The descriptor set cannot be read.
+    #[error("the descriptor set cannot be read: {0}")]
+    Descriptor(#[from] prost_reflect::DescriptorError),
+    /// A service or message that is needed is not in it.
+    #[error("the descriptor set has no {0}")]
+    Missing(String),
+    /// An HTTP rule cannot be read.
+    #[error("{method}: cannot read the template {template:?}")]
+    Template {
+        /// Whose rule it is.
+        method: String,
+        /// The rule's template.
+        template: String,
+    },
+    /// Two rules take the same requests.
+    #[error("{template:?} is taken by {first} and {second}")]
+    Conflict {
+        /// The template of both.
+        template: String,
+        /// Who had it first.
+        first: String,
+        /// Who wants it too.
+        second: String,
+    },
+    /// A service cannot be described to reflection clients.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+impl Registry {
+    /// Reads encoded `FileDescriptorSet`s and keeps the methods of the `services` that are served.
+    pub(crate) fn new(sets: &[&[u8]], services: &[&str]) -> Result<Self, Error> {
+        let mut pool = DescriptorPool::new();
+        for set in sets {
+            pool.decode_file_descriptor_set(*set)?;
+        }
+        let http = pool.get_extension_by_name("google.api.http");
+        let missing = |name: &str| Error::Missing(name.into());
+        let error = pool.get_message_by_name("plexus.v1.Error").ok_or_else(|| missing("plexus.v1.Error"))?;
+        let mut methods = Vec::new();
+        for name in services {
+            let service = pool.get_service_by_name(name).ok_or_else(|| missing(name))?;
+            methods.extend(service.methods().map(|m| Arc::new(method(m, http.as_ref()))));
+        }
+        let by_path = methods.iter().map(|m| (m.path.clone(), m.clone())).collect();
+        let by_call = methods.iter().flat_map(|m| m.calls().map(|c| (c, m.clone()))).collect();
+        Ok(Self { pool, error, methods, by_path, by_call })
+    }
+
+    /// Lists the methods.
+    pub(crate) fn methods(&self) -> &[Arc<Method>] {
+        &self.methods
+    }
+
+    /// Finds a method by its path, `/package.Service/Method`.
+    pub(crate) fn method(&self, path: &str) -> Option<&Arc<Method>> {
+        self.by_path.get(path)
+    }
+
+    /// Finds a method as a session calls it: `Service.Method`, or with the package in front.
+    pub(crate) fn call(&self, name: &str) -> Option<&Arc<Method>> {
+        self.by_call.get(name)
+    }
+
+    /// Describes the error that every dialect writes.
+    pub(crate) fn error(&self) -> &MessageDescriptor {
+        &self.error
+    }
+
+    /// Gives the descriptors themselves.
+    pub(crate) fn pool(&self) -> &DescriptorPool {
+        &self.pool
+    }
+}
+
+impl Method {
+    /// Its full name, `package.Service/Method`.
+    pub(crate) fn name(&self) -> &str {
+        &self.path[1..]
+    }
+
+    /// The names a session may call it by.
+    fn calls(&self) -> impl Iterator<Item = String> + use<> {
+        let service = self.desc.parent_service();
+        let method = self.desc.name();
+        [format!("{}.{method}", service.name()), format!("{}.{method}", service.full_name())].into_iter()
+    }
+}
+
+fn method(desc: MethodDescriptor, http: Option<&ExtensionDescriptor>) -> Method {
+    let options = desc.method_descriptor_proto().options.as_ref();
+    Method {
+        path: format!("/{}/{}", desc.parent_service().full_name(), desc.name()),
+        input: desc.input(),
+        output: desc.output(),
+        kind: match (desc.is_client_streaming(), desc.is_server_streaming()) {
+            (false, false) => Kind::Unary,
+            (false, true) => Kind::ServerStream,
+            (true, false) => Kind::ClientStream,
+            (true, true) => Kind::Bidi,
+        },
+        safe: options.is_some_and(|o| o.idempotency_level() == IdempotencyLevel::NoSideEffects),
+        tagged: tagged(&desc.output()),
+        rules: http.map(|e| rules(&desc.options(), e)).unwrap_or_default(),
+        desc,
+    }
+}
+
+/// Tells whether the message is one oneof and nothing else.
+fn tagged(message: &MessageDescriptor) -> bool {
+    let mut oneofs = message.oneofs().filter(|o| !o.is_synthetic());
+    match (oneofs.next(), oneofs.next()) {
+        (Some(only), None) => only.fields().len() == message.fields().len(),
+        _ => false,
+    }
+}
+
+fn rules(options: &DynamicMessage, http: &ExtensionDescriptor) -> Vec<Rule> {
+    let mut found = Vec::new();
+    let value = options.get_extension(http);
+    if let (true, Some(main)) = (options.has_extension(http), value.as_message()) {
+        found.extend(rule(main));
+        let more = main.get_field_by_name("additional_bindings");
+        let more = more.as_deref().and_then(Value::as_list).unwrap_or_default();
+        found.extend(more.iter().filter_map(Value::as_message).filter_map(rule));
+    }
+    found
+}
+
+fn rule(message: &DynamicMessage) -> Option<Rule> {
+    let text = |message: &DynamicMessage, field: &str| {
+        message.get_field_by_name(field).and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let body = text(message, "body");
+    for verb in
+        [http::Method::GET, http::Method::PUT, http::Method::POST, http::Method::DELETE, http::Method::PATCH]
+    {
+        let field = verb.as_str().to_ascii_lowercase();
+        if message.has_field_by_name(&field) {
+            return Some(Rule { template: text(message, &field), verb: Some(verb), body });
+        }
+    }
+    let custom = message.get_field_by_name("custom").filter(|_| message.has_field_by_name("custom"))?;
+    let custom = custom.as_message()?;
+    let kind = text(custom, "kind");
+    let verb = if kind == "*" { None } else { Some(kind.parse().ok()?) };
+    Some(Rule { verb, template: text(custom, "path"), body })
+}
+
+/// Encodes any generated message as the same message by descriptor.
+pub(crate) fn reflect(desc: &MessageDescriptor, message: &impl prost::Message) -> DynamicMessage {
+    DynamicMessage::decode(desc.clone(), message.encode_to_vec().as_slice())
+        .unwrap_or_else(|_| DynamicMessage::new(desc.clone()))
+}

@@ -1,0 +1,79 @@
+//! How the gateway leaves: one token, the tasks that outlive a connection's HTTP, and a spread, so that
+//! clients do not come back all at once. Every stream and session holds a [`Leave`].
+
+use futures::FutureExt;
+use plexus_proto::{reason::Reason, v1};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Streams that may be closed in one second of a drain.
+const CLOSES_PER_SECOND: usize = 2_000;
+
+/// The end of the gateway, as everybody in the edge sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Drain {
+    /// Cancelled when the drain begins.
+    pub(crate) stop: CancellationToken,
+    /// Connections, sessions and whatever else must end before the gateway does.
+    pub(crate) tasks: TaskTracker,
+    open: Arc<AtomicUsize>,
+    window: Duration,
+}
+
+impl Drain {
+    /// Makes the end of a gateway that leaves within `window`.
+    pub(crate) fn new(window: Duration) -> Self {
+        Self { stop: CancellationToken::new(), tasks: TaskTracker::new(), open: Arc::default(), window }
+    }
+
+    /// Counts one stream or session until it is dropped.
+    pub(crate) fn enter(&self) -> Leave {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let (stop, open, window) = (self.stop.clone(), self.open.clone(), self.window);
+        let wait = async move {
+            stop.cancelled().await;
+            let spread =
+                Duration::from_secs(1) * open.load(Ordering::Relaxed) as u32 / CLOSES_PER_SECOND as u32;
+            let share = rand::random_range(0.0..1.0);
+            // A few streams end at once; many take half the window at most, so that all can be flushed.
+            if spread > Duration::from_millis(20) {
+                tokio::time::sleep(spread.min(window / 2).mul_f64(share)).await;
+            }
+        };
+        Leave { wait: Box::pin(wait.fuse()), open: self.open.clone() }
+    }
+
+    /// Says to a client that this gateway goes away, and when to come back.
+    pub(crate) fn error() -> v1::Error {
+        let wait = Duration::from_millis(rand::random_range(100..1_000));
+        v1::Error::new(Reason::Draining, "this gateway is going away, another one is there").retry_after(wait)
+    }
+}
+
+/// Ready when its holder must end. Once ready it stays silent.
+pub(crate) struct Leave {
+    wait: Pin<Box<dyn futures::future::FusedFuture<Output = ()> + Send>>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Future for Leave {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.wait.as_mut().poll(context)
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

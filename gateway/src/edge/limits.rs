@@ -1,0 +1,250 @@
+//! Deadlines and the end of streams, alike for every dialect: when a call must be over, and the body
+//! that ends then. Sizes of requests are [`super::guard`]'s.
+
+use super::drain::{Drain, Leave};
+use crate::{
+    config::Limits,
+    error,
+    metrics::{self, Dialect, Metrics},
+};
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use pin_project_lite::pin_project;
+use plexus_proto::{reason::Reason, v1};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep};
+use tonic::{Code, Status};
+
+/// Trailing metadata of an answer that went well, in a response's extensions; tonic has no way to send it.
+#[derive(Clone, Debug, Default)]
+pub struct Trailers(pub HeaderMap);
+
+/// Reads `grpc-timeout`. tonic ignores what it cannot read, and the call would have no deadline at all.
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<v1::Error>> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let bad = || {
+        Box::new(v1::Error::new(
+            Reason::BadDeadline,
+            "grpc-timeout: 1 to 8 digits and one of H, M, S, m, u, n",
+        ))
+    };
+    let (unit, digits) = value.as_bytes().split_last().ok_or_else(bad)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(bad());
+    }
+    let n = digits.iter().fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
+    Ok(Some(match unit {
+        b'H' => Duration::from_secs(n * 3600),
+        b'M' => Duration::from_secs(n * 60),
+        b'S' => Duration::from_secs(n),
+        b'm' => Duration::from_millis(n),
+        b'u' => Duration::from_micros(n),
+        b'n' => Duration::from_nanos(n),
+        _ => return Err(bad()),
+    }))
+}
+
+/// Decides when a call must be over: one with one answer always has a deadline, a stream has the one
+/// it asks for.
+pub(crate) fn deadline(limits: &Limits, asked: Option<Duration>, streams: bool) -> Option<Instant> {
+    let wait = match (asked, streams) {
+        (asked, false) => Some(asked.unwrap_or(limits.call_timeout).min(limits.call_timeout_max)),
+        (asked, true) => asked,
+    };
+    // A deadline that the clock cannot express is as good as none.
+    wait.and_then(|wait| Instant::now().checked_add(wait))
+}
+
+/// What a caller is told whose deadline passed.
+pub(crate) fn expired() -> v1::Error {
+    v1::Error::new(Reason::DeadlineExceeded, "the deadline passed")
+}
+
+pin_project! {
+    /// An answer that ends at its deadline or when the gateway leaves, with gRPC trailers that say so,
+    /// and that is counted when it has ended.
+    pub(crate) struct Bounded {
+        #[pin]
+        inner: Body,
+        #[pin]
+        sleep: Option<Sleep>,
+        leave: Leave,
+        trailers: Option<HeaderMap>,
+        ended: bool,
+        tally: Tally,
+    }
+}
+
+/// Counts a stream while it is open and how it ended.
+pub(crate) struct Tally {
+    /// Where to.
+    pub(crate) metrics: Metrics,
+    /// How the client speaks.
+    pub(crate) dialect: Dialect,
+    /// The method.
+    pub(crate) method: String,
+    /// How it ended; cancelled unless the answer ended by itself.
+    pub(crate) code: Code,
+}
+
+impl Tally {
+    /// Counts a call as ended.
+    pub(crate) fn done(metrics: &Metrics, dialect: Dialect, method: String, code: Code) {
+        metrics.calls.get_or_create(&metrics::Call { dialect, method, code: error::code_text(code) }).inc();
+    }
+
+    fn open(&self) {
+        self.metrics.streams.get_or_create(&metrics::ByDialect { dialect: self.dialect }).inc();
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.metrics.streams.get_or_create(&metrics::ByDialect { dialect: self.dialect }).dec();
+        Self::done(&self.metrics, self.dialect, std::mem::take(&mut self.method), self.code);
+    }
+}
+
+impl Bounded {
+    /// Bounds a stream of answers.
+    pub(crate) fn new(
+        inner: Body,
+        at: Option<Instant>,
+        drain: &Drain,
+        trailers: Option<HeaderMap>,
+        tally: Tally,
+    ) -> Self {
+        tally.open();
+        Self {
+            inner,
+            sleep: at.map(tokio::time::sleep_until),
+            leave: drain.enter(),
+            trailers,
+            ended: false,
+            tally,
+        }
+    }
+}
+
+impl http_body::Body for Bounded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut me = self.project();
+        if *me.ended {
+            return Poll::Ready(None);
+        }
+        let late = me.sleep.as_mut().as_pin_mut().is_some_and(|s| s.poll(context).is_ready());
+        if late || Pin::new(&mut *me.leave).poll(context).is_ready() {
+            *me.ended = true;
+            me.inner.set(Body::empty()); // Drops the service's stream.
+            let error = if late { expired() } else { Drain::error() };
+            let status = error::status(&error);
+            me.tally.code = status.code();
+            return Poll::Ready(Some(Ok(trailers(&status))));
+        }
+        let frame = std::task::ready!(me.inner.as_mut().poll_frame(context));
+        Poll::Ready(frame.map(|f| {
+            f.map(|f| match f.into_trailers() {
+                Ok(mut map) => {
+                    *me.ended = true;
+                    me.tally.code = Status::from_header_map(&map).map_or(Code::Unknown, |s| s.code());
+                    map.extend(me.trailers.take().unwrap_or_default());
+                    Frame::trailers(map)
+                }
+                Err(data) => data,
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+fn trailers(status: &Status) -> Frame<Bytes> {
+    let mut map = HeaderMap::new();
+    // The details are base64 already, the message is escaped: both always fit a header.
+    let _ = status.add_header(&mut map);
+    Frame::trailers(map)
+}
+
+pin_project! {
+    /// An answer whose trailers carry more than tonic put there.
+    pub(crate) struct Trailing {
+        #[pin]
+        inner: Body,
+        trailers: Option<HeaderMap>,
+    }
+}
+
+impl Trailing {
+    /// Adds trailing metadata to a body.
+    pub(crate) fn new(inner: Body, trailers: HeaderMap) -> Self {
+        Self { inner, trailers: Some(trailers) }
+    }
+}
+
+impl http_body::Body for Trailing {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let me = self.project();
+        let frame = std::task::ready!(me.inner.poll_frame(context));
+        Poll::Ready(frame.map(|f| {
+            f.map(|f| match f.into_trailers() {
+                Ok(mut map) => {
+                    map.extend(me.trailers.take().unwrap_or_default());
+                    Frame::trailers(map)
+                }
+                Err(data) => data,
+            })
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn read(text: &'static str) -> Result<Option<Duration>, Box<v1::Error>> {
+        grpc_timeout(&HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-timeout"),
+            HeaderValue::from_static(text),
+        )]))
+    }
+
+    #[test]
+    fn a_deadline_that_cannot_be_read_is_refused_and_not_ignored() {
+        assert_eq!(grpc_timeout(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(read("250m").unwrap(), Some(Duration::from_millis(250)));
+        assert_eq!(read("99999999H").unwrap(), Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "m", "1", "1x", "-1S", "123456789S", "1 S", "1.5S"] {
+            assert!(read(bad).unwrap_err().is(Reason::BadDeadline), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_stream_may_live_without_a_deadline() {
+        let limits = Limits::default();
+        assert!(deadline(&limits, None, true).is_none());
+        assert!(deadline(&limits, None, false).unwrap() <= Instant::now() + limits.call_timeout);
+        let long = deadline(&limits, Some(Duration::from_secs(9_999)), false).unwrap();
+        assert!(long <= Instant::now() + limits.call_timeout_max);
+    }
+}

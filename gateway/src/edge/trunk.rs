@@ -1,0 +1,378 @@
+//! The one way into the services: a gRPC request in memory. Native gRPC comes with its own, every other
+//! dialect makes one here from encoded messages and gets encoded messages back. Deadline, drain and
+//! counting happen here, so they are the same for all.
+
+use super::{
+    desc::{Method, Registry},
+    drain::Drain,
+    json,
+    limits::{self, Bounded, Tally, Trailers, Trailing},
+};
+use crate::{
+    caller::Deadline,
+    config::Limits,
+    error,
+    frame::{Delivery, Frames, Shared, TakesFrames},
+    metrics::{ByDialect, Dialect, Metrics},
+};
+use axum::body::Body;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Full, StreamBody};
+use plexus_proto::{reason::Reason, v1};
+use prost_reflect::MessageDescriptor;
+use std::{sync::Arc, time::Duration};
+use tonic::{Code, Status};
+use tower::ServiceExt;
+use tracing::Instrument;
+
+/// Headers of a dialect or a connection, which are no metadata of a call.
+const NOT_METADATA: [HeaderName; 16] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("connect-accept-encoding"),
+    HeaderName::from_static("connect-content-encoding"),
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
+];
+
+/// The outcome, which is no metadata either.
+const OUTCOME: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+
+/// The services and what every call needs; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Trunk {
+    services: axum::Router,
+    shared: Arc<Parts>,
+}
+
+struct Parts {
+    registry: Registry,
+    limits: Limits,
+    drain: Drain,
+    metrics: Metrics,
+}
+
+/// A call as a dialect makes it.
+pub(crate) struct Call {
+    /// How the client speaks.
+    pub(crate) dialect: Dialect,
+    /// What it calls.
+    pub(crate) method: Arc<Method>,
+    /// Its metadata; headers of the dialect itself are left out on the way.
+    pub(crate) headers: HeaderMap,
+    /// The caller and whatever else came with the connection.
+    pub(crate) extensions: Extensions,
+    /// The time it asks for, if any.
+    pub(crate) timeout: Option<Duration>,
+    /// Its requests.
+    pub(crate) input: Input,
+}
+
+/// The encoded requests of a call.
+pub(crate) enum Input {
+    /// Exactly one.
+    One(Bytes),
+    /// As they come; an error ends the call.
+    Many(BoxStream<'static, Result<Bytes, Status>>),
+}
+
+impl Trunk {
+    /// Puts the services together with what their calls are held to.
+    pub(crate) fn new(
+        services: tonic::service::Routes,
+        registry: Registry,
+        limits: Limits,
+        drain: Drain,
+        metrics: Metrics,
+    ) -> Self {
+        let services = services.prepare().into_axum_router();
+        Self { services, shared: Arc::new(Parts { registry, limits, drain, metrics }) }
+    }
+
+    /// What is served.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
+    /// What requests are held to.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// How the gateway leaves.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.shared.drain
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Calls a method. Dropping the reply cancels the call.
+    pub(crate) async fn call(&self, call: Call) -> Reply {
+        let body = match call.input {
+            Input::One(message) => Body::new(Full::new(prefixed(&message))),
+            Input::Many(messages) => {
+                Body::new(StreamBody::new(messages.map(|m| m.map(|m| http_body::Frame::data(prefixed(&m))))))
+            }
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = call.method.path.parse().expect("a method's path is a path");
+        *request.extensions_mut() = call.extensions;
+        request.extensions_mut().insert(TakesFrames);
+        *request.headers_mut() = metadata(call.headers);
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        Reply::new(self.serve(call.dialect, Some(&call.method), call.timeout, request).await)
+    }
+
+    /// Serves a gRPC request, `method` being the one it names if there is such.
+    pub(crate) async fn serve(
+        &self,
+        dialect: Dialect,
+        method: Option<&Method>,
+        asked: Option<Duration>,
+        mut request: Request<Body>,
+    ) -> Response<Body> {
+        let Parts { limits, metrics, .. } = &*self.shared;
+        let name = method.map(Method::name).unwrap_or_default();
+        // What is not in the contract (reflection) may stream, so it is treated as a stream.
+        let streams = method.is_none_or(|m| m.kind.streams());
+        let at = limits::deadline(limits, asked, streams);
+        if let Some(at) = at {
+            request.extensions_mut().insert(Deadline(at.into_std()));
+        }
+        let began = tokio::time::Instant::now();
+        let span = tracing::debug_span!("gateway.call", method = name, ?dialect);
+        let answer = self.services.clone().oneshot(request).instrument(span);
+        let answer = match at {
+            Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
+            None => Some(answer.await),
+        };
+        let Some(Ok(response)) = answer else {
+            Tally::done(metrics, dialect, name.to_owned(), Code::DeadlineExceeded);
+            return error::status(&limits::expired()).into_http();
+        };
+        let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
+        let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());
+        if streams && code == Code::Ok {
+            let tally =
+                Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), code: Code::Cancelled };
+            return response
+                .map(|body| Body::new(Bounded::new(body, at, &self.shared.drain, trailers, tally)));
+        }
+        Tally::done(metrics, dialect, name.to_owned(), code);
+        metrics.call_seconds.get_or_create(&ByDialect { dialect }).observe(began.elapsed().as_secs_f64());
+        match trailers {
+            Some(trailers) => response.map(|body| Body::new(Trailing::new(body, trailers))),
+            None => response,
+        }
+    }
+}
+
+/// Leaves only metadata.
+pub(crate) fn metadata(mut headers: HeaderMap) -> HeaderMap {
+    for name in NOT_METADATA {
+        headers.remove(name);
+    }
+    for name in OUTCOME {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// A message behind the five bytes that gRPC puts before it.
+fn prefixed(message: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(5 + message.len());
+    out.put_u8(0);
+    out.put_u32(message.len() as u32);
+    out.put_slice(message);
+    out.freeze()
+}
+
+/// One answer: the reader's own, or one that all readers share.
+pub(crate) enum Answer {
+    /// Made for this call.
+    Own(Bytes),
+    /// Shared with others.
+    Shared(Delivery),
+}
+
+impl Answer {
+    /// Where the reader goes on after it.
+    pub(crate) fn id(&self) -> Option<&str> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(delivery) => delivery.id(),
+        }
+    }
+
+    /// The encoded answer.
+    pub(crate) fn proto(&self) -> Bytes {
+        match self {
+            Self::Own(proto) => proto.clone(),
+            Self::Shared(delivery) => delivery.frame.proto().clone(),
+        }
+    }
+
+    /// The answer as JSON, made once for all who share it.
+    pub(crate) fn json(&self, output: &MessageDescriptor) -> Result<Bytes, Box<v1::Error>> {
+        match self {
+            Self::Own(proto) => json::from_proto(output, proto),
+            Self::Shared(delivery) => delivery.frame.json(output, json::from_proto),
+        }
+    }
+}
+
+/// The answers of a call, then its outcome.
+pub(crate) struct Reply {
+    /// Leading metadata.
+    headers: HeaderMap,
+    extensions: Extensions,
+    body: Body,
+    shared: Option<Frames>,
+    buffer: Bytes,
+    outcome: Option<(Status, HeaderMap)>,
+}
+
+impl Reply {
+    fn new(response: Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let shared = parts.extensions.get::<Shared>().and_then(Shared::take);
+        let refused = Status::from_header_map(&parts.headers).filter(|s| s.code() != Code::Ok);
+        let (headers, outcome) = match refused {
+            Some(mut status) => {
+                let trailers = metadata(std::mem::take(status.metadata_mut()).into_headers());
+                (HeaderMap::new(), Some((status, trailers)))
+            }
+            None => (parts.headers, None),
+        };
+        Self { headers, extensions: parts.extensions, body, shared, buffer: Bytes::new(), outcome }
+    }
+
+    /// Tells whether the call failed before any answer.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    /// Takes the leading metadata.
+    pub(crate) fn headers(&mut self) -> HeaderMap {
+        metadata(std::mem::take(&mut self.headers))
+    }
+
+    /// The trailing metadata as far as it is known before the end.
+    pub(crate) fn trailers(&self) -> HeaderMap {
+        self.extensions.get::<Trailers>().map(|t| t.0.clone()).unwrap_or_default()
+    }
+
+    /// Waits for the next answer; `None` is the end, and [`Reply::finish`] says which. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Answer> {
+        while self.outcome.is_none() {
+            if let Some(message) = self.buffered() {
+                return Some(Answer::Own(message));
+            }
+            let frame = match &mut self.shared {
+                // Frames have no end of their own to say why: the silent body says it.
+                Some(frames) => tokio::select! {
+                    frame = frames.next() => match frame {
+                        Some(Ok(delivery)) => return Some(Answer::Shared(delivery)),
+                        Some(Err(error)) => {
+                            self.outcome = Some((error::status(&error), HeaderMap::new()));
+                            break;
+                        }
+                        None => {
+                            self.outcome = Some((Status::ok(""), self.trailers()));
+                            break;
+                        }
+                    },
+                    frame = self.body.frame() => frame,
+                },
+                None => self.body.frame().await,
+            };
+            self.take(frame);
+        }
+        None
+    }
+
+    /// Waits for the outcome and the trailing metadata, skipping answers that are left.
+    pub(crate) async fn finish(mut self) -> (Result<(), Status>, HeaderMap) {
+        while self.next().await.is_some() {}
+        match self.outcome {
+            Some((status, trailers)) if status.code() == Code::Ok => (Ok(()), trailers),
+            Some((status, trailers)) => (Err(status), trailers),
+            None => (Ok(()), HeaderMap::new()),
+        }
+    }
+
+    /// Waits for the only answer of a unary call.
+    pub(crate) async fn only(mut self) -> Result<(Answer, HeaderMap), (Status, HeaderMap)> {
+        let answer = self.next().await;
+        let more = answer.is_some() && self.next().await.is_some();
+        let (outcome, trailers) = self.finish().await;
+        match (outcome, answer) {
+            (Err(status), _) => Err((status, trailers)),
+            (Ok(()), Some(answer)) if !more => Ok((answer, trailers)),
+            (Ok(()), _) => {
+                let error = v1::Error::new(Reason::Internal, "the call gave not exactly one answer");
+                Err((error::status(&error), trailers))
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, axum::Error>>) {
+        let broken = |status: Status| Some((status, HeaderMap::new()));
+        match frame {
+            None => {
+                self.outcome = broken(error::status(&v1::Error::new(
+                    Reason::Internal,
+                    "the answer ended without an outcome",
+                )))
+            }
+            Some(Err(e)) => self.outcome = broken(Status::from_error(e.into_inner())),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if self.buffer.is_empty() => self.buffer = data,
+                Ok(data) => self.buffer = [&self.buffer[..], &data[..]].concat().into(),
+                Err(frame) => {
+                    let mut trailers = frame.into_trailers().unwrap_or_default();
+                    let mut status = Status::from_header_map(&trailers)
+                        .unwrap_or_else(|| Status::unknown("the answer has no outcome"));
+                    status.metadata_mut().clear();
+                    trailers = metadata(trailers);
+                    self.outcome = Some((status, trailers));
+                }
+            },
+        }
+    }
+
+    fn buffered(&mut self) -> Option<Bytes> {
+        let [_, len @ ..] = *self.buffer.first_chunk::<5>()?;
+        let len = u32::from_be_bytes(len) as usize;
+        if self.buffer.len() < 5 + len {
+            return None;
+        }
+        self.buffer.advance(5);
+        Some(self.buffer.split_to(len))
+    }
+}
+
+/// Requests that come as a stream.
+impl<S: Stream<Item = Result<Bytes, Status>> + Send + 'static> From<S> for Input {
+    fn from(messages: S) -> Self {
+        Self::Many(messages.boxed())
+    }
+}

@@ -1,0 +1,93 @@
+//! What a gateway counts. Registered once; labels are closed sets: a dialect, a code, never a name that
+//! a client chose.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// A gateway's counters and gauges.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Calls that ended, by dialect, method and code.
+    pub calls: Family<Call, Counter>,
+    /// Time from a call to its answer, for calls with one answer.
+    pub call_seconds: Family<ByDialect, Histogram, fn() -> Histogram>,
+    /// Streams and sessions open now.
+    pub streams: Family<ByDialect, Gauge>,
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Requests refused before any service saw them.
+    pub refused: Counter,
+}
+
+/// How a client speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Dialect {
+    /// Native gRPC.
+    Grpc,
+    /// Connect, gRPC-Web and gRPC with JSON.
+    Connect,
+    /// JSON over HTTP by path and verb.
+    Rest,
+    /// Server-sent events.
+    Sse,
+    /// Lines of JSON.
+    Ndjson,
+    /// A WebSocket session.
+    Websocket,
+}
+
+/// How a call ended.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct Call {
+    /// How the client spoke.
+    pub dialect: Dialect,
+    /// The method of the contract; empty for one that is not in it.
+    pub method: String,
+    /// The canonical code.
+    pub code: &'static str,
+}
+
+/// By dialect alone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ByDialect {
+    /// How the client speaks.
+    pub dialect: Dialect,
+}
+
+impl Metrics {
+    /// Registers everything under `plexus_gateway_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("plexus_gateway");
+        registry.register("calls", "Calls that ended", self.calls.clone());
+        registry.register("call_seconds", "Time from a call to its answer", self.call_seconds.clone());
+        registry.register("streams", "Streams and sessions open now", self.streams.clone());
+        registry.register("connections", "Connections open now", self.connections.clone());
+        registry.register("accepted", "Connections accepted", self.accepted.clone());
+        registry.register("refused", "Requests refused before any service saw them", self.refused.clone());
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            calls: Family::default(),
+            call_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 2.0, 16))
+            }),
+            streams: Family::default(),
+            connections: Gauge::default(),
+            accepted: Counter::default(),
+            refused: Counter::default(),
+        }
+    }
+}
