@@ -10,6 +10,8 @@ use std::{any::Any, fmt, sync::Arc, time::SystemTime};
 pub trait Frame: Any + Send + Sync + Clone {
     /// Encodes it as it is on the wire.
     fn to_bytes(&self) -> Bytes;
+    /// Tells about how many bytes that makes; never fewer than its payloads.
+    fn size(&self) -> usize;
     /// Decodes it.
     fn from_bytes(bytes: Bytes) -> Result<Self, Error>;
 }
@@ -19,6 +21,10 @@ impl<M: prost::Message + Default + Clone + 'static> Frame for M {
         self.encode_to_vec().into()
     }
 
+    fn size(&self) -> usize {
+        self.encoded_len()
+    }
+
     fn from_bytes(bytes: Bytes) -> Result<Self, Error> {
         M::decode(bytes).map_err(|e| Error::Unreadable(e.to_string()))
     }
@@ -26,12 +32,17 @@ impl<M: prost::Message + Default + Clone + 'static> Frame for M {
 
 trait Held: Send + Sync {
     fn encode(&self) -> Bytes;
+    fn encoded_size(&self) -> usize;
     fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
 impl<F: Frame> Held for F {
     fn encode(&self) -> Bytes {
         self.to_bytes()
+    }
+
+    fn encoded_size(&self) -> usize {
+        self.size()
     }
 
     fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -70,6 +81,14 @@ impl Payload {
         match &self.0 {
             Inner::Encoded(bytes) => bytes.clone(),
             Inner::Held(message) => message.encode(),
+        }
+    }
+
+    /// Tells about how many bytes it has on the wire, without encoding it.
+    pub fn size(&self) -> usize {
+        match &self.0 {
+            Inner::Encoded(bytes) => bytes.len(),
+            Inner::Held(message) => message.encoded_size(),
         }
     }
 
@@ -205,9 +224,24 @@ pub struct Outcome {
     pub moved: bool,
 }
 
+/// About what an envelope adds to its payload.
+const ENVELOPE_BYTES: usize = 64;
+
 impl Frame for Envelope {
     fn to_bytes(&self) -> Bytes {
         prost::Message::encode_to_vec(&self.to_wire()).into()
+    }
+
+    fn size(&self) -> usize {
+        let body = match &self.body {
+            Body::Call(call) => call.payload.size() + call.method.len() + call.idempotency_key.len(),
+            Body::Input { payload, .. } => payload.as_ref().map_or(0, Payload::size),
+            Body::Output(payload) => payload.size(),
+            Body::Outcome(Outcome { result: Ok(payload), .. }) => payload.size(),
+            Body::Outcome(Outcome { result: Err(error), .. }) => prost::Message::encoded_len(error.as_ref()),
+            Body::Taken { .. } | Body::Credit { .. } | Body::Cancel(_) => 0,
+        };
+        ENVELOPE_BYTES + self.traceparent.len() + self.tracestate.len() + body
     }
 
     fn from_bytes(bytes: Bytes) -> Result<Self, Error> {

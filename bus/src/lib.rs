@@ -5,6 +5,7 @@
 //! Read in this order: [`subject`] names places, [`envelope`] is what travels, [`port`] is what a
 //! carrier must do, then the carriers. protocol.md is the normative text behind `port`.
 
+mod bounds;
 pub mod config;
 pub mod embedded;
 pub mod envelope;
@@ -15,13 +16,14 @@ pub mod redis;
 pub mod subject;
 mod subscription;
 
+pub use bounds::KEY_BYTES_MAX;
 pub use config::Config;
 pub use envelope::{Body, Call, CallId, Envelope, Frame, Outcome, Payload};
 pub use error::{Error, Outcome as Ran, Refusal};
 pub use metrics::Metrics;
 pub use port::{
-    Append, Appended, Claim, Enlisted, Entry, Extent, Look, Opened, Opening, Owned, Owner, Port, Range, Renewed,
-    Spot, Taken, Value, When,
+    Append, Appended, Claim, Enlisted, Entry, Extent, Look, Opened, Opening, Owned, Owner, Port, Range,
+    Renewed, Spot, Taken, Value, When,
 };
 pub use subject::{Era, GatewayId, Grant, Incarnation, Key, NodeName, Position, Subject, Topic};
 pub use subscription::{Event, Subscription};
@@ -36,6 +38,7 @@ pub struct Bus {
     port: Arc<dyn Port>,
     timeout: Duration,
     queue: usize,
+    bounds: bounds::Bounds,
     metrics: Metrics,
 }
 
@@ -44,7 +47,7 @@ impl Bus {
     pub async fn open(config: &Config) -> Result<Self, Error> {
         let metrics = Metrics::default();
         let port: Arc<dyn Port> = if config.embedded() {
-            Arc::new(embedded::Embedded::new(config))
+            Arc::new(embedded::Embedded::new(config, metrics.clone()))
         } else {
             Arc::new(redis::Redis::connect(config, metrics.clone()).await?)
         };
@@ -53,7 +56,13 @@ impl Bus {
 
     /// Wraps a carrier; for tests that put something between.
     pub fn over(port: Arc<dyn Port>, config: &Config, metrics: Metrics) -> Self {
-        Self { port, timeout: config.call_timeout, queue: config.subscription_queue, metrics }
+        Self {
+            port,
+            timeout: config.call_timeout,
+            queue: config.subscription_queue,
+            bounds: bounds::Bounds::new(config),
+            metrics,
+        }
     }
 
     /// The counters of this bus, to be registered once.
@@ -86,16 +95,20 @@ impl Bus {
 impl Bus {
     /// Sends a frame; answers how many subscribers the carrier handed it to.
     pub async fn publish(&self, subject: Subject, frame: Payload) -> Result<usize, Error> {
+        self.bounds.frame(&frame)?;
+        bounds::subject(&subject)?;
         self.within(self.port.publish(subject, frame)).await
     }
 
     /// Subscribes; what is published after the answer arrives.
     pub async fn subscribe(&self, subject: Subject) -> Result<Subscription, Error> {
+        bounds::subject(&subject)?;
         self.within(self.port.subscribe(subject, self.queue)).await
     }
 
     /// Subscribes with a queue of another length.
     pub async fn subscribe_with(&self, subject: Subject, queue: usize) -> Result<Subscription, Error> {
+        bounds::subject(&subject)?;
         self.within(self.port.subscribe(subject, queue)).await
     }
 }
@@ -103,12 +116,27 @@ impl Bus {
 /// Logs ([`port::History`]).
 impl Bus {
     /// Opens a node's logs under a grant.
-    pub async fn open_logs(&self, node: &NodeName, grant: Grant, topics: &[Topic], marker: Bytes, sweep: bool) -> Result<Opened, Error> {
+    pub async fn open_logs(
+        &self,
+        node: &NodeName,
+        grant: Grant,
+        topics: &[Topic],
+        marker: Bytes,
+        sweep: bool,
+    ) -> Result<Opened, Error> {
+        bounds::topics(topics)?;
+        self.bounds.bytes(marker.len())?;
         self.within(self.port.open(node, grant, topics, marker, sweep)).await
     }
 
     /// Appends one entry per topic.
-    pub async fn append(&self, node: &NodeName, grant: Grant, entries: Vec<Append>) -> Result<Appended, Error> {
+    pub async fn append(
+        &self,
+        node: &NodeName,
+        grant: Grant,
+        entries: Vec<Append>,
+    ) -> Result<Appended, Error> {
+        self.bounds.entries(&entries)?;
         self.within(self.port.append(node, grant, entries)).await
     }
 
@@ -143,7 +171,13 @@ impl Bus {
     }
 
     /// Waits for replicas or the disk (P18); `timeout` bounds the wait in the store.
-    pub async fn replicate(&self, node: &NodeName, replicas: u32, disk: bool, timeout: Duration) -> Result<u32, Error> {
+    pub async fn replicate(
+        &self,
+        node: &NodeName,
+        replicas: u32,
+        disk: bool,
+        timeout: Duration,
+    ) -> Result<u32, Error> {
         let limit = timeout + self.timeout;
         self.limited(limit, self.port.replicate(node, replicas, disk, timeout)).await
     }
@@ -202,7 +236,13 @@ impl Bus {
     }
 
     /// Takes a node out of the directory.
-    pub async fn strike(&self, worker: &Incarnation, node: &NodeName, epoch: u64, peer: &[u8]) -> Result<bool, Error> {
+    pub async fn strike(
+        &self,
+        worker: &Incarnation,
+        node: &NodeName,
+        epoch: u64,
+        peer: &[u8],
+    ) -> Result<bool, Error> {
         self.within(self.port.strike(worker, node, epoch, peer)).await
     }
 
@@ -222,7 +262,13 @@ impl Bus {
     }
 
     /// Writes a gateway's interest in topics of a node.
-    pub async fn want(&self, node: &NodeName, gateway: &GatewayId, readers: &[(Topic, u32)]) -> Result<(), Error> {
+    pub async fn want(
+        &self,
+        node: &NodeName,
+        gateway: &GatewayId,
+        readers: &[(Topic, u32)],
+    ) -> Result<(), Error> {
+        bounds::topics(readers.iter().map(|(topic, _)| topic))?;
         self.within(self.port.want(node, gateway, readers)).await
     }
 
@@ -236,16 +282,26 @@ impl Bus {
 impl Bus {
     /// Reads a value.
     pub async fn get(&self, key: Key) -> Result<Option<Value>, Error> {
+        bounds::key(&key, None)?;
         self.within(self.port.get(key)).await
     }
 
     /// Writes a value where `when` holds; `None` where it does not.
-    pub async fn put(&self, key: Key, data: Bytes, when: When, ttl: Option<Duration>) -> Result<Option<u64>, Error> {
+    pub async fn put(
+        &self,
+        key: Key,
+        data: Bytes,
+        when: When,
+        ttl: Option<Duration>,
+    ) -> Result<Option<u64>, Error> {
+        bounds::key(&key, ttl)?;
+        self.bounds.bytes(data.len())?;
         self.within(self.port.put(key, data, when, ttl)).await
     }
 
     /// Removes a value where `when` holds.
     pub async fn delete(&self, key: Key, when: When) -> Result<bool, Error> {
+        bounds::key(&key, None)?;
         self.within(self.port.delete(key, when)).await
     }
 
@@ -256,6 +312,7 @@ impl Bus {
 
     /// Writes a node's state; false from a stale owner.
     pub async fn put_state(&self, node: &NodeName, grant: Grant, state: Bytes) -> Result<bool, Error> {
+        self.bounds.bytes(state.len())?;
         self.within(self.port.put_state(node, grant, state)).await
     }
 

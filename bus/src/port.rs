@@ -2,8 +2,8 @@
 //! (`tests/conformance.rs`) holds both to it. The exact meaning of history and leases is
 //! protocol.md §2; each method names its function there.
 //!
-//! Every method is one round trip. Deadlines are put around it by [`crate::Bus`]; a carrier never
-//! repeats a call by itself.
+//! Every method is one round trip. Deadlines and bounds (frame size, length of names, entries without
+//! a place) are put around it by [`crate::Bus`]; a carrier never repeats a call by itself.
 
 use crate::{
     Era, Error, GatewayId, Grant, Incarnation, Key, NodeName, Payload, Position, Subject, Topic,
@@ -28,7 +28,8 @@ pub trait Port: Live + History + Ownership + Keys {
 pub trait Live: Send + Sync {
     /// Sends a frame and answers how many subscribers the carrier handed it to.
     fn publish(&self, subject: Subject, frame: Payload) -> Answer<'_, usize>;
-    /// Subscribes; answers once the carrier has it, so that what is published afterwards arrives.
+    /// Subscribes; answers once the carrier has it, so that what is published afterwards arrives. Beyond
+    /// `subscriptions_max` the answer is [`Error::Overloaded`]; a closed carrier ends the subscription.
     fn subscribe(&self, subject: Subject, queue: usize) -> Answer<'_, Subscription>;
 }
 
@@ -36,9 +37,17 @@ pub trait Live: Send + Sync {
 pub trait History: Send + Sync {
     /// `open`: ends the old epoch in all known, wanted (interest) and given topics. `marker` is the
     /// encoded opening [`plexus_proto::bus::LogEntry`]; the carrier appends `opening.prev` and
-    /// `opening.sure` to it. A log that holds no message and is neither wanted nor given is dropped
+    /// `opening.sure` to it (`prev` empty where the log was). `sure` counts from the writing of the node's
+    /// [`Key::Record`], which makes `f` in the present era. A log that holds no message and is neither wanted nor given is dropped
     /// where `sweep` is set.
-    fn open<'a>(&'a self, node: &'a NodeName, grant: Grant, topics: &'a [Topic], marker: Bytes, sweep: bool) -> Answer<'a, Opened>;
+    fn open<'a>(
+        &'a self,
+        node: &'a NodeName,
+        grant: Grant,
+        topics: &'a [Topic],
+        marker: Bytes,
+        sweep: bool,
+    ) -> Answer<'a, Opened>;
     /// `append`: one entry per topic, all under one grant.
     fn append<'a>(&'a self, node: &'a NodeName, grant: Grant, entries: Vec<Append>) -> Answer<'a, Appended>;
     /// `look`: who opened the logs last, their tails, and the present era.
@@ -55,8 +64,15 @@ pub trait History: Send + Sync {
     fn trim<'a>(&'a self, node: &'a NodeName, grant: Grant, topic: &'a Topic, keep: u64) -> Answer<'a, bool>;
     /// P18: waits until `replicas` replicas have (and, with `disk`, the primary has fsynced) all that
     /// was appended before; answers how many have. [`Error::Unsupported`] where the carrier cannot.
-    fn replicate<'a>(&'a self, node: &'a NodeName, replicas: u32, disk: bool, timeout: Duration) -> Answer<'a, u32>;
-    /// Removes everything of a node's slot (logs, record, key, interest), under the grant.
+    fn replicate<'a>(
+        &'a self,
+        node: &'a NodeName,
+        replicas: u32,
+        disk: bool,
+        timeout: Duration,
+    ) -> Answer<'a, u32>;
+    /// Removes everything of a node's slot (logs, record, state, key, interest). Refused (false) where a
+    /// later grant, or the same epoch with another nonce, opened; works from the take on, before `open`.
     fn erase<'a>(&'a self, node: &'a NodeName, grant: Grant) -> Answer<'a, bool>;
 }
 
@@ -78,10 +94,18 @@ pub trait Ownership: Send + Sync {
     fn owner<'a>(&'a self, node: &'a NodeName) -> Answer<'a, Option<Owner>>;
     /// Reads the incarnations whose lease lives.
     fn workers(&self) -> Answer<'_, Vec<Incarnation>>;
-    /// Enters a node and its PeerId (multihash bytes) into the directory, in one step.
+    /// Enters a node and its PeerId (multihash bytes) into the directory, in one step: it then has an
+    /// [`Owner`] of epoch 0, and nobody. The same again is [`Enlisted::Done`] and changes nothing.
     fn enlist<'a>(&'a self, node: &'a NodeName, peer: &'a [u8]) -> Answer<'a, Enlisted>;
-    /// Takes a node out of the directory, if `worker` still owns it under `epoch`.
-    fn strike<'a>(&'a self, worker: &'a Incarnation, node: &'a NodeName, epoch: u64, peer: &'a [u8]) -> Answer<'a, bool>;
+    /// Takes a node out of the directory and of the worker's record, if `worker` still owns it under
+    /// `epoch`; counted and published as a release.
+    fn strike<'a>(
+        &'a self,
+        worker: &'a Incarnation,
+        node: &'a NodeName,
+        epoch: u64,
+        peer: &'a [u8],
+    ) -> Answer<'a, bool>;
     /// Finds the node with this PeerId (multihash bytes).
     fn find<'a>(&'a self, peer: &'a [u8]) -> Answer<'a, Option<NodeName>>;
     /// Renews a gateway's lease of 15 s.
@@ -89,7 +113,12 @@ pub trait Ownership: Send + Sync {
     /// Tells which of these gateways' leases live, in order.
     fn attending<'a>(&'a self, gateways: &'a [GatewayId]) -> Answer<'a, Vec<bool>>;
     /// Writes a gateway's interest in topics: readers, 0 removes the field (P23).
-    fn want<'a>(&'a self, node: &'a NodeName, gateway: &'a GatewayId, readers: &'a [(Topic, u32)]) -> Answer<'a, ()>;
+    fn want<'a>(
+        &'a self,
+        node: &'a NodeName,
+        gateway: &'a GatewayId,
+        readers: &'a [(Topic, u32)],
+    ) -> Answer<'a, ()>;
     /// Reads all interest in a node's topics.
     fn wanted<'a>(&'a self, node: &'a NodeName) -> Answer<'a, Vec<(GatewayId, Topic, u32)>>;
 }
@@ -99,14 +128,16 @@ pub trait Keys: Send + Sync {
     /// Reads a value.
     fn get(&self, key: Key) -> Answer<'_, Option<Value>>;
     /// Writes a value where `when` holds; answers the new revision, or `None` where it does not hold.
-    /// Revisions rise by one, also over a deletion of a [`Key::Record`] never (it is new again).
+    /// Revisions rise by one from 1, and begin at 1 again after a deletion or expiry. `ttl` is for
+    /// [`Key::Named`]; a write without one never expires, also where the value before did. Writes and
+    /// deletions of free keys publish the name on [`Subject::Keys`]; nothing else publishes by itself.
     fn put(&self, key: Key, data: Bytes, when: When, ttl: Option<Duration>) -> Answer<'_, Option<u64>>;
-    /// Removes a value where `when` holds.
+    /// Removes a value where `when` holds; false where nothing was removed.
     fn delete(&self, key: Key, when: When) -> Answer<'_, bool>;
     /// Lists free keys ([`Key::Named`]) that begin with `prefix`, by name.
     fn list(&self, prefix: String) -> Answer<'_, Vec<(String, Value)>>;
-    /// Writes a node's state beside its record; refused (false) from a stale owner. Works from the
-    /// take on, before `open`.
+    /// Writes a node's state beside its record; refused (false) where a later grant, or the same epoch
+    /// with another nonce, opened. Works from the take on, before `open`.
     fn put_state<'a>(&'a self, node: &'a NodeName, grant: Grant, state: Bytes) -> Answer<'a, bool>;
     /// Reads a node's record and state in one round trip.
     fn get_state<'a>(&'a self, node: &'a NodeName) -> Answer<'a, (Option<Value>, Option<Bytes>)>;
@@ -279,7 +310,7 @@ pub struct Owned {
 pub struct Owner {
     /// The incarnation; `None`: nobody.
     pub worker: Option<Incarnation>,
-    /// The last grant; epoch 0: never taken.
+    /// The last grant; epoch 0: never taken. The nonce is 0 where nobody owns it.
     pub grant: Grant,
 }
 

@@ -1,6 +1,7 @@
 //! The receiving end of a live subject: a bounded queue that tells what it had to drop.
 
 use crate::Payload;
+use prometheus_client::metrics::counter::Counter;
 use std::{
     pin::Pin,
     sync::{
@@ -35,6 +36,7 @@ pub struct Subscription {
 pub(crate) struct Feed {
     queue: mpsc::Sender<Event>,
     lag: Arc<AtomicU64>,
+    lagged: Option<Counter>,
 }
 
 /// Runs when the subscription is dropped.
@@ -58,17 +60,25 @@ impl std::fmt::Debug for DropGuard {
 pub(crate) fn channel(queue: usize, end: impl FnOnce() + Send + Sync + 'static) -> (Feed, Subscription) {
     let (tx, rx) = mpsc::channel(queue.max(1));
     let lag = Arc::new(AtomicU64::new(0));
-    let feed = Feed { queue: tx, lag: lag.clone() };
+    let feed = Feed { queue: tx, lag: lag.clone(), lagged: None };
     (feed, Subscription { queue: rx, lag, _end: Some(DropGuard(Some(Box::new(end)))) })
 }
 
 impl Feed {
+    /// Counts what it drops there too.
+    pub(crate) fn counting(self, lagged: Counter) -> Self {
+        Self { lagged: Some(lagged), ..self }
+    }
+
     /// Hands an event over without waiting; a full queue counts it as lag. False: nobody listens.
     pub(crate) fn offer(&self, event: Event) -> bool {
         match self.queue.try_send(event) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.lag.fetch_add(1, Ordering::Relaxed);
+                if let Some(lagged) = &self.lagged {
+                    lagged.inc();
+                }
                 true
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,

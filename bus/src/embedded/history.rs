@@ -1,0 +1,233 @@
+//! A node's slot: its logs with the grant that may write them, its record and key, and who wants its
+//! topics. `open`, `append`, `look` and `stamp` of protocol.md §2, pure.
+
+use crate::{
+    Append, Entry, Era, Extent, GatewayId, Grant, Look, Opening, Payload, Position, Range, Spot, Topic, Value,
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Doubt about what an era lost ends so long after an owner stamped.
+const DOUBT: Duration = Duration::from_secs(3600);
+
+/// One node's slot.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// `f` without the tails; `None`: never made.
+    front: Option<Front>,
+    /// The logs, each with its tail.
+    logs: HashMap<Topic, Log>,
+    /// Readers, by gateway and topic.
+    interest: BTreeMap<(GatewayId, Topic), u32>,
+    /// The node's record.
+    pub(super) record: Option<Value>,
+    /// Its sealed key.
+    pub(super) sealed: Option<Value>,
+    /// Its state.
+    pub(super) state: Option<Bytes>,
+}
+
+/// Who opened the logs, and in which era they were known to be whole.
+struct Front {
+    grant: Option<Grant>,
+    era: Era,
+    doubt: Doubt,
+}
+
+/// Whether a log that seems empty may have been lost.
+#[derive(Clone, Copy)]
+enum Doubt {
+    No,
+    Yes,
+    Until(Instant),
+}
+
+impl Doubt {
+    fn holds(self, now: Instant) -> bool {
+        match self {
+            Self::No => false,
+            Self::Yes => true,
+            Self::Until(end) => now < end,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    tail: Position,
+    entries: VecDeque<Entry>,
+}
+
+impl Log {
+    fn push(&mut self, id: Position, entry: Payload) {
+        self.entries.push_back(Entry { id, entry });
+        self.tail = id;
+    }
+
+    fn keep(&mut self, entries: u64) {
+        let keep = usize::try_from(entries).unwrap_or(usize::MAX);
+        self.entries.drain(..self.entries.len().saturating_sub(keep));
+    }
+
+    fn has_messages(&self) -> bool {
+        self.entries.iter().any(|entry| entry.id.seq > 0)
+    }
+}
+
+impl Slot {
+    /// Makes `f` where the node's record is first written: nothing can have been lost before.
+    pub(super) fn found(&mut self, era: Era) {
+        self.front.get_or_insert(Front { grant: None, era, doubt: Doubt::No });
+    }
+
+    /// Tells whether this very grant opened the logs.
+    pub(super) fn opened_by(&self, grant: Grant) -> bool {
+        self.grant() == Some(grant)
+    }
+
+    /// Tells whether another grant opened the logs at or after this one.
+    pub(super) fn is_stale(&self, grant: Grant) -> bool {
+        self.grant().is_some_and(|last| {
+            last.epoch > grant.epoch || (last.epoch == grant.epoch && last.nonce != grant.nonce)
+        })
+    }
+
+    fn grant(&self) -> Option<Grant> {
+        self.front.as_ref().and_then(|front| front.grant)
+    }
+
+    /// Gives the logs to a grant; answers the topics to be opened, or the largest epoch where a later
+    /// grant is there. [`Slot::begin`] writes each opening.
+    pub(super) fn open(
+        &mut self,
+        era: &Era,
+        now: Instant,
+        grant: Grant,
+        topics: &[Topic],
+        sweep: bool,
+    ) -> Result<Vec<Opening>, u64> {
+        let tails = self.logs.values().map(|log| log.tail.epoch).max().unwrap_or(0);
+        if self.is_stale(grant) || tails > grant.epoch {
+            return Err(tails.max(self.grant().map_or(0, |last| last.epoch)));
+        }
+        let sure = self.front.as_ref().is_some_and(|front| front.era == *era);
+        let doubt = match &self.front {
+            Some(front) if sure && front.doubt.holds(now) => front.doubt,
+            _ if sure => Doubt::No,
+            _ => Doubt::Yes,
+        };
+        self.front = Some(Front { grant: Some(grant), era: era.clone(), doubt });
+
+        let wanted = self.interest.keys().map(|(_, topic)| topic).chain(topics).cloned();
+        let wanted: BTreeSet<Topic> = wanted.collect();
+        if sweep {
+            self.logs.retain(|topic, log| log.has_messages() || wanted.contains(topic));
+        }
+        let known = self.logs.keys().cloned().collect();
+        let begin = Position::new(grant.epoch, 0);
+        let openings = wanted.union(&known).filter_map(|topic| {
+            let prev = self.logs.get(topic).map_or(Position::ZERO, |log| log.tail);
+            let sure = sure && !(doubt.holds(now) && prev == Position::ZERO);
+            (prev < begin).then(|| Opening { topic: topic.clone(), prev, sure })
+        });
+        Ok(openings.collect())
+    }
+
+    /// Writes the opening entry of a topic.
+    pub(super) fn begin(&mut self, topic: &Topic, grant: Grant, entry: Payload) {
+        let id = Position::new(grant.epoch, 0);
+        match self.logs.get_mut(topic) {
+            Some(log) => log.push(id, entry),
+            // A copy, so that the log does not keep the request alive that named it.
+            None => self.logs.entry(Bytes::copy_from_slice(topic)).or_default().push(id, entry),
+        }
+    }
+
+    /// Appends one entry behind the tail, or tells where the tail is.
+    pub(super) fn append(&mut self, epoch: u64, append: &Append) -> Spot {
+        let Some(log) = self.logs.get_mut(&append.topic) else { return Spot::Off(None) };
+        if log.tail != Position::new(epoch, append.first - 1) {
+            return Spot::Off(Some(log.tail));
+        }
+        log.push(Position::new(epoch, append.last), append.entry.clone());
+        log.keep(append.keep);
+        Spot::Logged
+    }
+
+    pub(super) fn look(&self, era: &Era) -> Look {
+        let mut tails: Vec<_> = self.logs.iter().map(|(topic, log)| (topic.clone(), log.tail)).collect();
+        tails.sort_unstable();
+        let stamped = self.front.as_ref().map(|front| front.era.clone());
+        Look { era: era.clone(), grant: self.grant(), stamped, tails }
+    }
+
+    /// Notes that the owner repaired its logs in this era.
+    pub(super) fn stamp(&mut self, grant: Grant, era: &Era, now: Instant) -> bool {
+        let Some(front) = self.front.as_mut().filter(|front| front.grant == Some(grant)) else {
+            return false;
+        };
+        front.era = era.clone();
+        if let Doubt::Yes = front.doubt {
+            front.doubt = Doubt::Until(now + DOUBT);
+        }
+        true
+    }
+
+    pub(super) fn top(&self, topic: &Topic) -> Option<Position> {
+        self.logs.get(topic).map(|log| log.tail)
+    }
+
+    pub(super) fn read(&self, topic: &Topic, range: Range) -> Vec<Entry> {
+        let Some(log) = self.logs.get(topic) else { return Vec::new() };
+        let begin = log.entries.partition_point(|entry| entry.id < range.from);
+        let end = match range.until {
+            Some(until) => log.entries.partition_point(|entry| entry.id <= until),
+            None => log.entries.len(),
+        };
+        let entries = log.entries.range(begin..end.max(begin)).cloned();
+        if range.newest_first {
+            entries.rev().take(range.limit).collect()
+        } else {
+            entries.take(range.limit).collect()
+        }
+    }
+
+    pub(super) fn extent(&self, topic: &Topic) -> Option<Extent> {
+        let log = self.logs.get(topic)?;
+        let oldest = log.entries.front().map(|entry| entry.id);
+        Some(Extent { oldest, top: log.tail, entries: log.entries.len() as u64 })
+    }
+
+    /// Keeps the newest entries; the tail stays known.
+    pub(super) fn trim(&mut self, grant: Grant, topic: &Topic, keep: u64) -> bool {
+        if !self.opened_by(grant) {
+            return false;
+        }
+        if let Some(log) = self.logs.get_mut(topic) {
+            log.keep(keep);
+        }
+        true
+    }
+
+    /// Notes a gateway's readers; none removes its interest.
+    pub(super) fn want(&mut self, gateway: &GatewayId, readers: &[(Topic, u32)]) {
+        for (topic, readers) in readers {
+            let place = (gateway.clone(), Bytes::copy_from_slice(topic));
+            match readers {
+                0 => self.interest.remove(&place),
+                readers => self.interest.insert(place, *readers),
+            };
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Vec<(GatewayId, Topic, u32)> {
+        let entry = |((gateway, topic), readers): (&(GatewayId, Topic), &u32)| {
+            (gateway.clone(), topic.clone(), *readers)
+        };
+        self.interest.iter().map(entry).collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! Port within a process: the functions of protocol.md §2 on the same tables, in one task (P24). The
+//! era is random per process, there is no grace and no replica, and history dies with the process.
+//!
+//! [`Embedded`] is the handle; the loop owns the tables by value and nothing else touches them. Read
+//! [`tables`] first, then [`live`], [`history`], [`ownership`] and [`keys`], which are pure: they take
+//! the time and answer what to publish.
+
+mod event_loop;
+mod history;
+mod keys;
+mod live;
+mod ownership;
+mod port;
+mod tables;
+
+use crate::{Config, Error, Metrics};
+use event_loop::{Deed, EventLoop};
+use std::time::Duration;
+use tables::Tables;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A bus within this process. It ends when closed, or when the last handle is dropped.
+pub struct Embedded {
+    /// Calls to the loop. Full: the call is refused as overloaded.
+    deeds: mpsc::Sender<Deed>,
+    /// Encodes whatever a carrier between processes would encode.
+    strict: bool,
+    /// Owns the loop's task.
+    tasks: TaskTracker,
+    /// Ends the loop.
+    stop: CancellationToken,
+}
+
+impl Embedded {
+    /// Starts an empty bus. Must be called within a tokio runtime.
+    pub fn new(config: &Config, metrics: Metrics) -> Self {
+        let (deeds, waiting) = mpsc::channel(config.commands_max.max(1));
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        metrics.up.set(1);
+        let tables = Tables::new(config, metrics);
+        tasks.spawn(EventLoop::new(waiting, tables).run(stop.clone()));
+        tasks.close();
+        Self { deeds, strict: config.strict, tasks, stop }
+    }
+
+    /// Answers nothing for so long, as a server that stands still. For tests.
+    pub async fn stand(&self, pause: Duration) -> Result<(), Error> {
+        self.ask(move |tables| tables.stand(pause)).await
+    }
+
+    /// Tells every subscriber that its connection was restored, as after a reconnect. For tests.
+    pub async fn restore(&self) -> Result<(), Error> {
+        self.ask(|tables| tables.live.restore()).await
+    }
+
+    /// Has the loop run a function of the tables. A call is a closure over them: a request and an
+    /// answer type for each would say nothing more.
+    async fn ask<T: Send + 'static>(
+        &self,
+        function: impl FnOnce(&mut Tables) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        // Nobody may wait any more; the function has run all the same, as in a server.
+        let deed: Deed = Box::new(move |tables| drop(answer.send(function(tables))));
+        self.deeds.try_send(deed).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Error::Closed,
+        })?;
+        answered.await.map_err(|_| Error::Closed)
+    }
+}

@@ -1,0 +1,247 @@
+//! All that the bus knows: the tables of protocol.md §1, by slot. It joins the pure parts: what one of
+//! them answers to be published goes out through [`Subjects`].
+
+use super::{
+    history::Slot,
+    keys::Names,
+    live::Subjects,
+    ownership::{Change, Control},
+};
+use crate::{
+    Append, Appended, Config, Era, Error, Grant, Key, Metrics, NodeName, Opened, Payload, Position, Subject,
+    Topic, Value, When,
+};
+use bytes::Bytes;
+use plexus_proto::bus as wire;
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+use tokio::time::Instant;
+
+/// The tables.
+pub(super) struct Tables {
+    /// Who listens where.
+    pub(super) live: Subjects,
+    /// The control slot: leases, grants, the directory.
+    pub(super) control: Control,
+    /// Free keys.
+    pub(super) names: Names,
+    /// One slot per node.
+    slots: HashMap<NodeName, Slot>,
+    /// Random per process.
+    era: Era,
+    /// Encodes the openings too.
+    strict: bool,
+    /// When this wake began.
+    now: Instant,
+    /// The same by the wall clock, from which epochs are made.
+    wall: SystemTime,
+    /// Set by tests: nothing runs before.
+    paused: Option<Instant>,
+}
+
+impl Tables {
+    pub(super) fn new(config: &Config, metrics: Metrics) -> Self {
+        Self {
+            live: Subjects::new(config.subscriptions_max, metrics.lagged),
+            control: Control::default(),
+            names: Names::default(),
+            slots: HashMap::new(),
+            era: uuid::Uuid::new_v4().simple().to_string().into(),
+            strict: config.strict,
+            now: Instant::now(),
+            wall: SystemTime::now(),
+            paused: None,
+        }
+    }
+
+    /// Reads the clocks, once per wake.
+    pub(super) fn turn(&mut self) {
+        self.now = Instant::now();
+        self.wall = SystemTime::now();
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Microseconds since 1970, the least that an epoch may be.
+    pub(super) fn micros(&self) -> u64 {
+        let since = self.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn era(&self) -> &Era {
+        &self.era
+    }
+
+    pub(super) fn slot(&self, node: &NodeName) -> Option<&Slot> {
+        self.slots.get(node)
+    }
+
+    pub(super) fn slot_mut(&mut self, node: &NodeName) -> Option<&mut Slot> {
+        self.slots.get_mut(node)
+    }
+
+    pub(super) fn make_slot(&mut self, node: &NodeName) -> &mut Slot {
+        self.slots.entry(node.clone()).or_default()
+    }
+
+    /// `open`, and its markers on the live subjects.
+    pub(super) fn open(
+        &mut self,
+        node: &NodeName,
+        grant: Grant,
+        topics: &[Topic],
+        marker: &wire::LogEntry,
+        sweep: bool,
+    ) -> Opened {
+        let slot = self.slots.entry(node.clone()).or_default();
+        let openings = match slot.open(&self.era, self.now, grant, topics, sweep) {
+            Ok(openings) => openings,
+            Err(largest) => return Opened::Fenced(largest),
+        };
+        for opening in &openings {
+            let mut entry = marker.clone();
+            let told = entry.opening.get_or_insert_default();
+            told.prev = if opening.prev == Position::ZERO { String::new() } else { opening.prev.to_string() };
+            told.sure = opening.sure;
+            let entry = Payload::of(entry);
+            let entry = if self.strict { entry.flatten() } else { entry };
+            slot.begin(&opening.topic, grant, entry.clone());
+            self.live.publish(&Subject::Topic(node.clone(), opening.topic.clone()), entry);
+        }
+        Opened::Done(openings)
+    }
+
+    /// `append`, and its entries on the live subjects.
+    pub(super) fn append(&mut self, node: &NodeName, grant: Grant, entries: Vec<Append>) -> Appended {
+        let Some(slot) = self.slots.get_mut(node).filter(|slot| slot.opened_by(grant)) else {
+            return Appended::Fenced;
+        };
+        let append = |append: Append| {
+            let spot = slot.append(grant.epoch, &append);
+            if spot == crate::Spot::Logged {
+                self.live.publish(&Subject::Topic(node.clone(), append.topic), append.entry);
+            }
+            spot
+        };
+        Appended::Done(entries.into_iter().map(append).collect())
+    }
+
+    /// Removes a node's slot, unless the grant is stale.
+    pub(super) fn erase(&mut self, node: &NodeName, grant: Grant) -> bool {
+        let may = self.slots.get(node).is_none_or(|slot| !slot.is_stale(grant));
+        if may {
+            self.slots.remove(node);
+        }
+        may
+    }
+
+    /// Publishes changes of ownership.
+    pub(super) fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for Change { node, worker, epoch } in changes {
+            let change = wire::OwnerChange {
+                namespace: node.namespace().into(),
+                node: node.node().into(),
+                worker: worker.as_deref().unwrap_or_default().into(),
+                epoch,
+            };
+            let frame = Payload::of(change);
+            self.live.publish(&Subject::Ownership, if self.strict { frame.flatten() } else { frame });
+        }
+    }
+
+    /// Reads a kept value.
+    pub(super) fn get(&self, key: &Key) -> Option<Value> {
+        match key {
+            Key::Record(node) => self.slot(node)?.record.clone(),
+            Key::Sealed(node) => self.slot(node)?.sealed.clone(),
+            Key::Named(name) => self.names.get(name, self.now),
+        }
+    }
+
+    /// Writes a kept value; a free key is also told on its subject.
+    pub(super) fn put(&mut self, key: Key, data: Bytes, when: When, ttl: Option<Duration>) -> Option<u64> {
+        let put = |place: &mut Option<Value>| {
+            let revision = next(place.as_ref(), when)?;
+            *place = Some(Value { revision, data: data.clone() });
+            Some(revision)
+        };
+        match key {
+            Key::Record(node) => {
+                let revision = put(&mut self.make_slot(&node).record)?;
+                let era = self.era.clone();
+                self.make_slot(&node).found(era);
+                Some(revision)
+            }
+            Key::Sealed(node) => put(&mut self.make_slot(&node).sealed),
+            Key::Named(name) => {
+                let expires = ttl.map(|ttl| self.now + ttl);
+                let revision = self.names.put(&name, data, when, expires, self.now)?;
+                self.hint(&name);
+                Some(revision)
+            }
+        }
+    }
+
+    /// Removes a kept value.
+    pub(super) fn delete(&mut self, key: Key, when: When) -> bool {
+        let delete = |place: &mut Option<Value>| place.take_if(|value| holds(Some(value), when)).is_some();
+        match key {
+            Key::Record(node) => self.slot_mut(&node).is_some_and(|slot| delete(&mut slot.record)),
+            Key::Sealed(node) => self.slot_mut(&node).is_some_and(|slot| delete(&mut slot.sealed)),
+            Key::Named(name) => {
+                let deleted = self.names.delete(&name, when, self.now);
+                if deleted {
+                    self.hint(&name);
+                }
+                deleted
+            }
+        }
+    }
+
+    fn hint(&mut self, name: &str) {
+        let frame = Payload::of(name.to_owned());
+        self.live.publish(&Subject::Keys, if self.strict { frame.flatten() } else { frame });
+    }
+
+    /// Forgets what expired or ended.
+    pub(super) fn sweep(&mut self) {
+        self.live.sweep();
+        self.names.sweep(self.now);
+        self.control.sweep(self.now);
+    }
+
+    pub(super) fn stand(&mut self, pause: Duration) {
+        self.paused = Some(self.now + pause);
+    }
+
+    pub(super) fn paused(&self) -> Option<Instant> {
+        self.paused
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.paused = None;
+    }
+}
+
+/// Tells whether a write may happen over this value.
+pub(super) fn holds(present: Option<&Value>, when: When) -> bool {
+    match when {
+        When::Always => true,
+        When::Absent => present.is_none(),
+        When::Revision(revision) => present.is_some_and(|value| value.revision == revision),
+    }
+}
+
+/// The revision of a write over this value; `None` where it may not happen.
+pub(super) fn next(present: Option<&Value>, when: When) -> Option<u64> {
+    holds(present, when).then(|| present.map_or(0, |value| value.revision) + 1)
+}
+
+/// Reads an opening entry, to which `prev` and `sure` are added.
+pub(super) fn marker(bytes: Bytes) -> Result<wire::LogEntry, Error> {
+    prost::Message::decode(bytes).map_err(|_| Error::Invalid("the marker is no log entry".into()))
+}
