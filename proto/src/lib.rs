@@ -5,9 +5,12 @@
 //! - [`v1`] public requests, answers and events; with feature `rpc` also the tonic services
 //! - [`bus`] what travels between gateway and worker, and what the log holds
 //! - [`reason`] the one table of errors
+//! - [`spec`] what a node may be told to be; [`address`] multiaddrs as text
 //! - [`text`] how topics, positions and PeerIds are written
 
+pub mod address;
 pub mod reason;
+pub mod spec;
 pub mod text;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all, reason = "generated")]

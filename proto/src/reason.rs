@@ -1,8 +1,8 @@
 //! The one table of errors (design.md C8), printed at build time from the comments of
 //! `Error.Reason` in `common.proto`: code, HTTP status, WebSocket close code, and whether to try again.
 
-use crate::v1::{Error, error::Violation};
 pub use crate::v1::error::Reason;
+use crate::v1::{Error, error::Violation};
 
 /// A canonical code, numbered as in google.rpc.Code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
