@@ -42,7 +42,11 @@ impl Metrics {
         registry.register("published_messages", "Messages published by callers", self.published.clone());
         registry.register("received_messages", "Messages received from the network", self.received.clone());
         registry.register("log_entries", "Entries appended to logs", self.entries.clone());
-        registry.register("dropped_messages", "Messages dropped while the log could not be written", self.dropped.clone());
+        registry.register(
+            "dropped_messages",
+            "Messages dropped while the log could not be written",
+            self.dropped.clone(),
+        );
         registry.register("dials_refused", "Dials that the guard refused", self.dials_refused.clone());
     }
 }

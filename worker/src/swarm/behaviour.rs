@@ -6,7 +6,7 @@ use crate::Error;
 use libp2p::{
     StreamProtocol,
     connection_limits::{self, ConnectionLimits},
-    identify,
+    gossipsub, identify,
     kad::{
         self,
         store::{MemoryStore, MemoryStoreConfig},
@@ -15,18 +15,22 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 use plexus_proto::v1::node_spec::{self, kad::Mode};
-use std::{num::NonZeroUsize, time::Duration};
+use std::{convert::Infallible, num::NonZeroUsize, time::Duration};
 
 /// Largest packet of Kademlia. Other implementations send more than the 16 KiB of the crate's
 /// default (interop.md D.2).
 const KAD_PACKET_BYTES_MAX: usize = 1 << 20;
 /// What Kademlia keeps for others.
-const KAD_STORE: MemoryStoreConfig =
-    MemoryStoreConfig { max_records: 1024, max_value_bytes: 8 << 10, max_providers_per_key: 20, max_provided_keys: 1024 };
+const KAD_STORE: MemoryStoreConfig = MemoryStoreConfig {
+    max_records: 1024,
+    max_value_bytes: 8 << 10,
+    max_providers_per_key: 20,
+    max_provided_keys: 1024,
+};
 
 /// What a node speaks.
 #[derive(NetworkBehaviour)]
-#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
+#[behaviour(prelude = "libp2p::swarm::derive_prelude", to_swarm = "BehaviourEvent")]
 pub struct Behaviour {
     /// Bounds of connections.
     pub limits: connection_limits::Behaviour,
@@ -42,7 +46,54 @@ pub struct Behaviour {
     pub kad: Toggle<kad::Behaviour<MemoryStore>>,
 }
 
-pub(super) fn build(plan: &Plan<'_>, guard: Guard, blocks: blocks::List) -> Result<(Behaviour, gossip::Ids), Error> {
+/// What the protocols tell.
+#[derive(Debug)]
+pub enum BehaviourEvent {
+    /// A message, a subscription, or a peer that is too slow.
+    Gossip(gossipsub::Event),
+    /// Who a peer is.
+    Identify(identify::Event),
+    /// A round trip, or none.
+    Ping(ping::Event),
+    /// Progress of a query, or of the routing table.
+    Kad(kad::Event),
+}
+
+impl From<gossipsub::Event> for BehaviourEvent {
+    fn from(event: gossipsub::Event) -> Self {
+        Self::Gossip(event)
+    }
+}
+
+impl From<identify::Event> for BehaviourEvent {
+    fn from(event: identify::Event) -> Self {
+        Self::Identify(event)
+    }
+}
+
+impl From<ping::Event> for BehaviourEvent {
+    fn from(event: ping::Event) -> Self {
+        Self::Ping(event)
+    }
+}
+
+impl From<kad::Event> for BehaviourEvent {
+    fn from(event: kad::Event) -> Self {
+        Self::Kad(event)
+    }
+}
+
+impl From<Infallible> for BehaviourEvent {
+    fn from(event: Infallible) -> Self {
+        match event {}
+    }
+}
+
+pub(super) fn build(
+    plan: &Plan<'_>,
+    guard: Guard,
+    blocks: blocks::List,
+) -> Result<(Behaviour, gossip::Ids), Error> {
     let protocols = plan.protocols();
     let (gossip, ids) = match protocols.gossipsub.unwrap_or(true) {
         true => gossip::build(plan).map(|(gossip, ids)| (Some(gossip), ids))?,
@@ -94,7 +145,8 @@ fn kad(plan: &Plan<'_>) -> Result<Option<kad::Behaviour<MemoryStore>>, Error> {
         Mode::Auto => None,
     };
     let id = plan.key.public().to_peer_id();
-    let mut kad = kad::Behaviour::with_config(id, MemoryStore::with_config(id, KAD_STORE), kad_config(&spec)?);
+    let mut kad =
+        kad::Behaviour::with_config(id, MemoryStore::with_config(id, KAD_STORE), kad_config(&spec)?);
     kad.set_mode(mode);
     Ok(Some(kad))
 }
@@ -105,7 +157,8 @@ fn kad_config(spec: &node_spec::Kad) -> Result<kad::Config, Error> {
         [name] => name.clone(),
         _ => return Err(Error::Swarm("a node speaks one Kademlia protocol".to_owned())),
     };
-    let name = StreamProtocol::try_from_owned(name).map_err(|e| Error::Swarm(format!("Kademlia protocol: {e}")))?;
+    let name =
+        StreamProtocol::try_from_owned(name).map_err(|e| Error::Swarm(format!("Kademlia protocol: {e}")))?;
     let count = |asked: u32, default: usize| {
         let asked = usize::try_from(asked).ok().and_then(NonZeroUsize::new);
         asked.or(NonZeroUsize::new(default)).unwrap_or(NonZeroUsize::MIN)

@@ -14,8 +14,8 @@ use libp2p::{
     core::{Endpoint, transport::PortUse},
     multiaddr::Protocol,
     swarm::{
-        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm, dummy,
+        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
     },
 };
 use plexus_proto::v1;
@@ -148,7 +148,12 @@ impl Behaviour {
 
     /// Tells how often each entry refused a connection or a dial.
     pub fn hits(&self) -> Vec<(String, u64)> {
-        self.list.0.load().iter().map(|entry| (entry.text.clone(), entry.hits.load(Ordering::Relaxed))).collect()
+        self.list
+            .0
+            .load()
+            .iter()
+            .map(|entry| (entry.text.clone(), entry.hits.load(Ordering::Relaxed)))
+            .collect()
     }
 
     /// The guard of this swarm, for refusals before a dial is tried.

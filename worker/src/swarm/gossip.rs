@@ -12,13 +12,13 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
     gossipsub::{
-        self, AllowAllSubscriptionFilter, ConfigBuilder, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter,
-        MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, SubscriptionError, TopicHash,
-        TopicScoreParams, ValidationMode, Version, score_parameter_decay,
+        self, AllowAllSubscriptionFilter, ConfigBuilder, IdentTopic, IdentityTransform,
+        MaxCountSubscriptionFilter, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds,
+        SubscriptionError, TopicHash, TopicScoreParams, ValidationMode, Version, score_parameter_decay,
     },
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-        ToSwarm,
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
     },
 };
 use plexus_bus::Topic;
@@ -55,7 +55,8 @@ const ALONE_HEARTBEAT: Duration = Duration::from_secs(5);
 const PRIMING_TOPIC: &str = "";
 
 /// Gossipsub with our filter of subscriptions.
-pub type Gossipsub = gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<AllowAllSubscriptionFilter>>;
+pub type Gossipsub =
+    gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<AllowAllSubscriptionFilter>>;
 
 /// Writes a topic as gossipsub has it; none if it is no UTF-8, which the crate cannot carry.
 pub fn topic(topic: &[u8]) -> Option<IdentTopic> {
@@ -153,7 +154,12 @@ fn mesh(builder: &mut ConfigBuilder, mesh: &node_spec::gossip::Mesh) -> Result<(
         return Err(failed("degrees of the mesh must be d_low ≤ d ≤ d_high"));
     }
     let outbound = (d / 2).min(low.saturating_sub(1)).min(2);
-    builder.mesh_n(d).mesh_n_low(low).mesh_n_high(high).mesh_outbound_min(outbound).gossip_lazy(or(mesh.d_lazy, 6));
+    builder
+        .mesh_n(d)
+        .mesh_n_low(low)
+        .mesh_n_high(high)
+        .mesh_outbound_min(outbound)
+        .gossip_lazy(or(mesh.d_lazy, 6));
     Ok(())
 }
 
@@ -185,7 +191,8 @@ fn peer_score(allow_private: bool) -> PeerScoreParams {
 /// invalid messages for time spent in the mesh; these do neither. Three invalid messages within
 /// minutes are below the graylist.
 fn topic_score(asked: Option<&v1::ScoreParams>) -> TopicScoreParams {
-    let or = |value: Option<f64>, default: f64| value.filter(|v| v.is_finite() && *v != 0.0).unwrap_or(default);
+    let or =
+        |value: Option<f64>, default: f64| value.filter(|v| v.is_finite() && *v != 0.0).unwrap_or(default);
     TopicScoreParams {
         topic_weight: or(asked.map(|a| a.topic_weight), 1.0).max(0.0),
         time_in_mesh_weight: 0.01,
@@ -196,7 +203,8 @@ fn topic_score(asked: Option<&v1::ScoreParams>) -> TopicScoreParams {
         first_message_deliveries_cap: 20.0,
         mesh_message_deliveries_weight: or(asked.map(|a| a.mesh_message_deliveries_weight), 0.0).min(0.0),
         mesh_failure_penalty_weight: 0.0,
-        invalid_message_deliveries_weight: or(asked.map(|a| a.invalid_message_deliveries_weight), -20.0).min(0.0),
+        invalid_message_deliveries_weight: or(asked.map(|a| a.invalid_message_deliveries_weight), -20.0)
+            .min(0.0),
         invalid_message_deliveries_decay: score_parameter_decay(Duration::from_secs(600)),
         ..TopicScoreParams::default()
     }
@@ -216,7 +224,8 @@ impl Shared {
         let seqno = message.sequence_number;
         self.primed.get_or_init(|| seqno);
         let preset = self.preset(&message.topic);
-        preset::message_id(preset, message.source.as_ref(), seqno, message.topic.as_str(), &message.data).into()
+        preset::message_id(preset, message.source.as_ref(), seqno, message.topic.as_str(), &message.data)
+            .into()
     }
 
     fn preset(&self, topic: &TopicHash) -> Preset {
@@ -296,7 +305,11 @@ impl Awake {
     }
 
     /// Follows a topic and scores its peers; `Ok(false)` if it is followed already.
-    pub fn follow(&mut self, topic: &IdentTopic, score: Option<&v1::ScoreParams>) -> Result<bool, SubscriptionError> {
+    pub fn follow(
+        &mut self,
+        topic: &IdentTopic,
+        score: Option<&v1::ScoreParams>,
+    ) -> Result<bool, SubscriptionError> {
         // Fails where scoring is off.
         let _ = self.inner.set_topic_params(topic.clone(), topic_score(score));
         self.touched = true;
@@ -308,7 +321,10 @@ impl Awake {
         self.follow(topic, None)
     }
 
-    fn poll_alone(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<gossipsub::Event, THandlerInEvent<Gossipsub>>> {
+    fn poll_alone(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<gossipsub::Event, THandlerInEvent<Gossipsub>>> {
         while self.slow.poll_tick(cx).is_ready() {
             self.touched = true;
         }

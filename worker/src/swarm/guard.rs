@@ -137,7 +137,10 @@ impl Rule {
 
     /// Whether development lifts it.
     const fn is_private(self) -> bool {
-        matches!(self, Self::Loopback | Self::Private | Self::SharedAddress | Self::LinkLocal | Self::UniqueLocal)
+        matches!(
+            self,
+            Self::Loopback | Self::Private | Self::SharedAddress | Self::LinkLocal | Self::UniqueLocal
+        )
     }
 }
 
@@ -207,17 +210,23 @@ enum Host<'a> {
 
 impl Guard {
     /// Reads the policy of a spec; a range or a port that is none is an error.
-    pub fn new(policy: Option<&DialPolicy>, allow_private: bool, blocks: blocks::List) -> Result<Self, Error> {
+    pub fn new(
+        policy: Option<&DialPolicy>,
+        allow_private: bool,
+        blocks: blocks::List,
+    ) -> Result<Self, Error> {
         let none = DialPolicy::default();
         let policy = policy.unwrap_or(&none);
         let bad = |text: &dyn fmt::Display| Error::Swarm(format!("dial policy: {text} is no range or port"));
-        let nets = |texts: &[String]| texts.iter().map(|text| net(text).ok_or_else(|| bad(text))).collect();
+        let nets = |texts: &[String]| {
+            texts.iter().map(|text| net(text).ok_or_else(|| bad(text))).collect::<Result<Vec<_>, _>>()
+        };
         let ports = policy.ports.iter().map(|port| u16::try_from(*port).map_err(|_| bad(port)));
         Ok(Self(Arc::new(Rules {
             private: allow_private,
             outgoing: policy.outgoing.unwrap_or(true),
             learned: policy.learned.unwrap_or(true),
-            allow: nets(&policy.allow).and_then(|nets: Vec<IpNet>| Ok(nets))?,
+            allow: nets(&policy.allow)?,
             deny: nets(&policy.deny)?,
             ports: ports.collect::<Result<_, _>>()?,
             blocks,
@@ -289,7 +298,8 @@ impl Guard {
 
     fn judge_port(&self, port: u16, web: bool) -> Result<(), Rule> {
         let listed = self.0.ports.contains(&port);
-        let open = self.0.private || ranges::is_peer_port(port) || (ranges::is_web_port(port) && (web || listed));
+        let open =
+            self.0.private || ranges::is_peer_port(port) || (ranges::is_web_port(port) && (web || listed));
         match () {
             () if port == 0 || !open => Err(Rule::Port),
             () if !self.0.ports.is_empty() && !listed => Err(Rule::PortNotListed),
@@ -320,8 +330,12 @@ fn read(addr: &Multiaddr) -> Result<Target<'_>, Rule> {
         Some(Protocol::Ip4(ip)) => Host::Ip(ip.into()),
         Some(Protocol::Ip6(ip)) => Host::Ip(ip.into()),
         Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => Host::Name(name),
-        Some(Protocol::Dnsaddr(name)) => return end(parts, Target { host: Host::Name(name), port: None, web: false }),
-        Some(Protocol::Memory(_)) => return end(parts, Target { host: Host::Memory, port: None, web: false }),
+        Some(Protocol::Dnsaddr(name)) => {
+            return end(parts, Target { host: Host::Name(name), port: None, web: false });
+        }
+        Some(Protocol::Memory(_)) => {
+            return end(parts, Target { host: Host::Memory, port: None, web: false });
+        }
         _ => return Err(Rule::Protocol),
     };
     let (port, web) = match (parts.next(), parts.peek()) {
@@ -394,13 +408,16 @@ impl<T: Transport<Error = io::Error> + Unpin> Transport for Guarded<T> {
         let event = std::task::ready!(Pin::new(&mut self.inner).poll(cx));
         match &event {
             _ if self.stage == Stage::Given => {}
-            TransportEvent::NewAddress { listener_id, listen_addr } => self.guard.listens(*listener_id, listen_addr),
+            TransportEvent::NewAddress { listener_id, listen_addr } => {
+                self.guard.listens(*listener_id, listen_addr)
+            }
             TransportEvent::AddressExpired { listener_id, listen_addr } => {
                 let gone = read(listen_addr).ok();
                 self.guard.listens_no_more(|id, own| {
                     id == *listener_id
                         && gone.as_ref().is_some_and(|gone| {
-                            matches!(gone.host, Host::Ip(ip) if ip == own.ip()) && gone.port == Some(own.port())
+                            matches!(gone.host, Host::Ip(ip) if ip == own.ip())
+                                && gone.port == Some(own.port())
                         })
                 });
             }

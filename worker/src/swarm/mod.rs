@@ -52,7 +52,9 @@ impl Plan<'_> {
 
     fn dial_timeout(&self) -> Duration {
         let asked = self.spec.dial.as_ref().and_then(|dial| dial.timeout);
-        duration(asked).unwrap_or(self.config.dial_timeout).clamp(Duration::from_secs(1), Duration::from_secs(60))
+        duration(asked)
+            .unwrap_or(self.config.dial_timeout)
+            .clamp(Duration::from_secs(1), Duration::from_secs(60))
     }
 }
 

@@ -14,10 +14,18 @@ use std::time::Duration;
 const ETH2_BYTES_MAX: usize = 10 << 20;
 
 /// Computes the id of a message. `preset` unspecified is GO.
-pub fn message_id(preset: Preset, author: Option<&PeerId>, seqno: Option<u64>, topic: &str, data: &[u8]) -> Vec<u8> {
+pub fn message_id(
+    preset: Preset,
+    author: Option<&PeerId>,
+    seqno: Option<u64>,
+    topic: &str,
+    data: &[u8],
+) -> Vec<u8> {
     match (preset, author, seqno) {
         (Preset::Eth2, ..) => eth2(topic, data),
-        (Preset::Js, Some(author), Some(seqno)) => [js_key(&author.to_bytes()), &seqno.to_be_bytes()].concat(),
+        (Preset::Js, Some(author), Some(seqno)) => {
+            [js_key(&author.to_bytes()), &seqno.to_be_bytes()].concat()
+        }
         (Preset::Rust, Some(author), Some(seqno)) => format!("{author}{seqno}").into_bytes(),
         (Preset::Go | Preset::Unspecified, Some(author), Some(seqno)) => {
             [author.to_bytes().as_slice(), &seqno.to_be_bytes()].concat()

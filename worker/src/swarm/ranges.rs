@@ -7,14 +7,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Ports above 1023 of services that are no peers: container and cluster control, databases, caches,
 /// queues, remote desktops.
 const SERVICE_PORTS: [u16; 44] = [
-    1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3128, 3306, 3389, 4222, 5432, 5672, 5900, 5984, 5985, 5986, 6379,
-    6380, 6443, 7000, 7001, 8200, 8300, 8301, 8500, 8529, 9042, 9090, 9092, 9093, 9100, 9200, 9300, 10250, 10255,
-    10256, 11211, 15672, 16379, 26379, 27017, 50070,
+    1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3128, 3306, 3389, 4222, 5432, 5672, 5900, 5984, 5985,
+    5986, 6379, 6380, 6443, 7000, 7001, 8200, 8300, 8301, 8500, 8529, 9042, 9090, 9092, 9093, 9100, 9200,
+    9300, 10250, 10255, 10256, 11211, 15672, 16379, 26379, 27017, 50070,
 ];
 
 /// Ends of names that mean the local machine or network.
 const LOCAL_NAMES: [&str; 12] = [
-    "localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp", "private", "svc", "arpa",
+    "localhost",
+    "localdomain",
+    "local",
+    "internal",
+    "intranet",
+    "lan",
+    "home",
+    "corp",
+    "private",
+    "svc",
+    "arpa",
     "onion",
 ];
 

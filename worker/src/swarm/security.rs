@@ -59,7 +59,12 @@ where
 
     fn upgrade_inbound(self, link: C, info: &'static str) -> Self::Future {
         if info == NOISE {
-            return self.noise.upgrade_inbound(link, info).map_ok(noise_link).map_err(io::Error::other).boxed();
+            return self
+                .noise
+                .upgrade_inbound(link, info)
+                .map_ok(noise_link)
+                .map_err(io::Error::other)
+                .boxed();
         }
         match self.tls() {
             Ok(tls) => tls.upgrade_inbound(link, info).map_ok(tls_link).map_err(io::Error::other).boxed(),
@@ -78,7 +83,12 @@ where
 
     fn upgrade_outbound(self, link: C, info: &'static str) -> Self::Future {
         if info == NOISE {
-            return self.noise.upgrade_outbound(link, info).map_ok(noise_link).map_err(io::Error::other).boxed();
+            return self
+                .noise
+                .upgrade_outbound(link, info)
+                .map_ok(noise_link)
+                .map_err(io::Error::other)
+                .boxed();
         }
         match self.tls() {
             Ok(tls) => tls.upgrade_outbound(link, info).map_ok(tls_link).map_err(io::Error::other).boxed(),

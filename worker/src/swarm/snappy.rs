@@ -80,7 +80,10 @@ mod tests {
         assert_eq!(decompress(&[3, 2 << 2, 1, 2, 3], 10), Some(vec![1, 2, 3]));
         // "ab", then 8 bytes from 2 ago (one-byte offset), then 3 from 4 ago (two-byte offset).
         let block = [13, 1 << 2, b'a', b'b', (4 << 2) | 1, 2, (2 << 2) | 2, 4, 0];
-        assert_eq!(decompress(&block, 13).unwrap(), b"abababababaab"[..10].iter().chain(b"aba").copied().collect::<Vec<_>>());
+        assert_eq!(
+            decompress(&block, 13).unwrap(),
+            b"abababababaab"[..10].iter().chain(b"aba").copied().collect::<Vec<_>>()
+        );
         // A literal of 61 bytes has its length apart.
         let long = [&[61, 60 << 2, 60][..], &[9; 61]].concat();
         assert_eq!(decompress(&long, 61), Some(vec![9; 61]));

@@ -14,7 +14,8 @@ use libp2p::{
     core::{
         muxing::StreamMuxerBox,
         transport::{
-            Boxed, DialOpts, ListenerId, MemoryTransport, TransportError, TransportEvent, timeout::TransportTimeout,
+            Boxed, DialOpts, ListenerId, MemoryTransport, TransportError, TransportEvent,
+            timeout::TransportTimeout,
         },
         upgrade::Version,
     },
@@ -37,7 +38,12 @@ type Link = (PeerId, StreamMuxerBox);
 /// Builds the transports that the spec asks for.
 pub(super) fn build(plan: &Plan<'_>, guard: &Guard) -> Result<Boxed<Link>, Error> {
     let secure = Secure::new(plan.key).map_err(|e| Error::Swarm(e.to_string()))?;
-    let parts = Parts { secure, guard: guard.clone(), refused: plan.metrics.dials_refused.clone(), streams: streams(plan) };
+    let parts = Parts {
+        secure,
+        guard: guard.clone(),
+        refused: plan.metrics.dials_refused.clone(),
+        streams: streams(plan),
+    };
     let kinds = kinds(plan)?;
     let mut net = Stack::default();
     for kind in &kinds {
@@ -133,7 +139,8 @@ impl Parts {
     fn quic(&self, key: &libp2p::identity::Keypair) -> Boxed<Link> {
         let mut config = quic::Config::new(key);
         config.max_concurrent_stream_limit = self.streams;
-        let quic = quic::tokio::Transport::new(config).map(|(peer, link), _| (peer, StreamMuxerBox::new(link)));
+        let quic =
+            quic::tokio::Transport::new(config).map(|(peer, link), _| (peer, StreamMuxerBox::new(link)));
         self.guarded(quic.boxed(), false).boxed()
     }
 
@@ -187,7 +194,11 @@ impl Late {
 struct Stack(Vec<Late>);
 
 impl Stack {
-    fn push(&mut self, wants: fn(&Multiaddr) -> bool, make: impl FnOnce() -> io::Result<Boxed<Link>> + Send + 'static) {
+    fn push(
+        &mut self,
+        wants: fn(&Multiaddr) -> bool,
+        make: impl FnOnce() -> io::Result<Boxed<Link>> + Send + 'static,
+    ) {
         self.0.push(Late { wants, make: Some(Box::new(make)), made: None });
     }
 
