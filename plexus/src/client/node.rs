@@ -1,0 +1,262 @@
+//! `plexus node`.
+
+use super::{Target, output};
+use clap::Subcommand;
+use plexus_proto::v1::{
+    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, GetIdentityRequest, GetNodeRequest,
+    ListBootstrapRequest, ListNodesRequest, Node, NodeSpec, RemoveBootstrapRequest, RestartNodeRequest,
+    StartNodeRequest, StopNodeRequest, UpdateNodeRequest, WatchNodesRequest,
+};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+
+/// Hosted nodes.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Create a node.
+    Create {
+        /// Its id: lower-case letters, digits and hyphens.
+        id: String,
+        /// Its spec as JSON, or `@file`; as in the API.
+        #[arg(long)]
+        spec: Option<String>,
+        /// Multiaddrs to listen on.
+        #[arg(long)]
+        listen: Vec<String>,
+        /// Multiaddrs with /p2p/ to dial at start.
+        #[arg(long)]
+        bootstrap: Vec<String>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the nodes.
+    Ls(Target),
+    /// Show one node.
+    Show(Named),
+    /// Change the spec: only the fields that are given.
+    Set {
+        /// The node.
+        id: String,
+        /// The fields as JSON, or `@file`.
+        spec: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop and remove a node with all it has.
+    Rm(Named),
+    /// Start a stopped node.
+    Start(Named),
+    /// Stop a node and keep what it has.
+    Stop(Named),
+    /// Build the swarm anew; lifts a quarantine.
+    Restart(Named),
+    /// Follow the nodes: each as it is, then every change.
+    Watch(Target),
+    /// Show who the node is to the network.
+    Id(Named),
+    /// Bootstrap addresses.
+    #[command(subcommand)]
+    Bootstrap(Bootstrap),
+}
+
+/// One node.
+#[derive(clap::Args)]
+pub(crate) struct Named {
+    /// The node: its id or PeerId.
+    id: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Bootstrap addresses of a node.
+#[derive(Subcommand)]
+pub(crate) enum Bootstrap {
+    /// List them and how each fares.
+    Ls(Target),
+    /// Add addresses and dial them.
+    Add {
+        /// Multiaddrs with /p2p/.
+        #[arg(required = true)]
+        addresses: Vec<String>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Remove addresses.
+    Rm {
+        /// Multiaddrs as listed.
+        addresses: Vec<String>,
+        /// Remove every one.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+impl Command {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Create { id, spec, listen, bootstrap, target } => {
+                let mut spec = spec.map(|s| read_spec(&s)).transpose()?.unwrap_or_default();
+                spec.listen_addresses.extend(listen);
+                spec.bootstrap.extend(bootstrap);
+                let request = CreateNodeRequest { id, spec: Some(spec), ..Default::default() };
+                show(&target, &target.nodes().await?.create_node(target.ask(request)).await?.into_inner())
+            }
+            Self::Ls(target) => ls(target).await,
+            Self::Show(Named { id, target }) => {
+                let request = GetNodeRequest { node: id };
+                show(&target, &target.nodes().await?.get_node(target.ask(request)).await?.into_inner())
+            }
+            Self::Set { id, spec, target } => {
+                let request = UpdateNodeRequest { node: id, spec: Some(read_spec(&spec)?), ..Default::default() };
+                show(&target, &target.nodes().await?.update_node(target.ask(request)).await?.into_inner())
+            }
+            Self::Rm(Named { id, target }) => {
+                let request = DeleteNodeRequest { node: id, ..Default::default() };
+                target.nodes().await?.delete_node(target.ask(request)).await?;
+                Ok(())
+            }
+            Self::Start(Named { id, target }) => {
+                let request = StartNodeRequest { node: id, ..Default::default() };
+                show(&target, &target.nodes().await?.start_node(target.ask(request)).await?.into_inner())
+            }
+            Self::Stop(Named { id, target }) => {
+                let request = StopNodeRequest { node: id, ..Default::default() };
+                show(&target, &target.nodes().await?.stop_node(target.ask(request)).await?.into_inner())
+            }
+            Self::Restart(Named { id, target }) => {
+                let request = RestartNodeRequest { node: id, ..Default::default() };
+                show(&target, &target.nodes().await?.restart_node(target.ask(request)).await?.into_inner())
+            }
+            Self::Watch(target) => watch(target).await,
+            Self::Id(named) => identity(named).await,
+            Self::Bootstrap(command) => command.run().await,
+        }
+    }
+}
+
+impl Bootstrap {
+    async fn run(self) -> anyhow::Result<()> {
+        let (target, list) = match self {
+            Self::Ls(target) => {
+                let request = ListBootstrapRequest { node: target.node.clone() };
+                let list = target.nodes().await?.list_bootstrap(target.ask(request)).await?;
+                (target, list.into_inner())
+            }
+            Self::Add { addresses, target } => {
+                let request = AddBootstrapRequest { node: target.node.clone(), addresses, ..Default::default() };
+                let list = target.nodes().await?.add_bootstrap(target.ask(request)).await?;
+                (target, list.into_inner())
+            }
+            Self::Rm { addresses, all, target } => {
+                let node = target.node.clone();
+                let request = RemoveBootstrapRequest { node, addresses, all, ..Default::default() };
+                let list = target.nodes().await?.remove_bootstrap(target.ask(request)).await?;
+                (target, list.into_inner())
+            }
+        };
+        show_bootstrap(&target, &list)
+    }
+}
+
+fn show_bootstrap(target: &Target, list: &BootstrapList) -> anyhow::Result<()> {
+    if target.json {
+        return output::json("BootstrapList", list);
+    }
+    let rows: Vec<_> = list
+        .entries
+        .iter()
+        .map(|e| vec![e.address.clone(), e.connected.to_string(), output::ago(e.last_success_at), e.last_error.clone()])
+        .collect();
+    output::table(&["ADDRESS", "CONNECTED", "LAST SUCCESS", "LAST ERROR"], &rows)
+}
+
+/// Reads a spec in the API's JSON, from the text or from `@file`.
+fn read_spec(text: &str) -> anyhow::Result<NodeSpec> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path)?,
+        None => text.to_owned(),
+    };
+    let pool = DescriptorPool::decode(plexus_proto::DESCRIPTOR)?;
+    let descriptor = pool
+        .get_message_by_name("plexus.v1.NodeSpec")
+        .ok_or_else(|| anyhow::anyhow!("the contract has no NodeSpec"))?;
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    let dynamic = DynamicMessage::deserialize(descriptor, &mut reader)
+        .map_err(|e| anyhow::anyhow!("the spec is not the JSON of a NodeSpec: {e}"))?;
+    Ok(NodeSpec::decode(dynamic.encode_to_vec().as_slice())?)
+}
+
+fn row(node: &Node) -> Vec<String> {
+    let status = node.status.clone().unwrap_or_default();
+    vec![
+        node.id.clone(),
+        node.peer_id.clone(),
+        status.state().as_str_name().into(),
+        status.worker.clone(),
+        status.peers.unwrap_or_default().connected.to_string(),
+        status.topics.to_string(),
+    ]
+}
+
+async fn ls(target: Target) -> anyhow::Result<()> {
+    let mut client = target.nodes().await?;
+    let mut request = ListNodesRequest { page_size: 1000, ..Default::default() };
+    let mut rows = Vec::new();
+    loop {
+        let page = client.list_nodes(target.ask(request.clone())).await?.into_inner();
+        for node in &page.nodes {
+            if target.json {
+                output::json("Node", node)?;
+            }
+            rows.push(row(node));
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if target.json {
+        return Ok(());
+    }
+    output::table(&["NODE", "PEER ID", "STATE", "WORKER", "PEERS", "TOPICS"], &rows)
+}
+
+fn show(target: &Target, node: &Node) -> anyhow::Result<()> {
+    if target.json {
+        return output::json("Node", node);
+    }
+    let status = node.status.clone().unwrap_or_default();
+    let error = status.last_error.as_ref().map(|e| format!("{} ({})", e.message, e.reason)).unwrap_or_default();
+    output::facts(&[
+        ("node", node.id.clone()),
+        ("peer id", node.peer_id.clone()),
+        ("state", status.state().as_str_name().into()),
+        ("worker", status.worker.clone()),
+        ("epoch", status.epoch.to_string()),
+        ("addresses", status.addresses.join("\n           ")),
+        ("peers", status.peers.unwrap_or_default().connected.to_string()),
+        ("topics", status.topics.to_string()),
+        ("created", output::ago(node.created_at)),
+        ("last error", error),
+    ])
+}
+
+async fn watch(target: Target) -> anyhow::Result<()> {
+    let mut changes = target.nodes().await?.watch_nodes(WatchNodesRequest::default()).await?.into_inner();
+    while let Some(change) = changes.message().await? {
+        if target.json {
+            output::json("WatchNodesResponse", &change)?;
+        } else if let Some(node) = &change.node {
+            output::write(format!("{}\n", row(node).join("  ")).as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+async fn identity(named: Named) -> anyhow::Result<()> {
+    let Named { id, target } = named;
+    let identity = target.nodes().await?.get_identity(target.ask(GetIdentityRequest { node: id })).await?.into_inner();
+    output::json("Identity", &identity)
+}

@@ -1,0 +1,175 @@
+//! `plexus topic`.
+
+use super::{Target, output};
+use clap::Subcommand;
+use plexus_proto::v1::{
+    GetTopicRequest, ListMessagesRequest, ListTopicPeersRequest, ListTopicsRequest, PinTopicRequest, Topic,
+    UnpinTopicRequest,
+};
+
+/// Topics as a node sees them.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List the topics that the node follows or keeps.
+    Ls {
+        /// Only names that begin so.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show one topic.
+    Show {
+        /// The topic.
+        topic: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the peers of a topic; `-` for all topics.
+    Peers {
+        /// The topic.
+        topic: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Keep a topic joined without a reader.
+    Pin {
+        /// The topic.
+        topic: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// End the pin.
+    Unpin {
+        /// The topic.
+        topic: String,
+        /// Also remove what is retained.
+        #[arg(long)]
+        purge: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Read retained messages.
+    Log {
+        /// The topic.
+        topic: String,
+        /// Only after this position.
+        #[arg(long, default_value = "")]
+        after: String,
+        /// Messages at most.
+        #[arg(long, default_value_t = 50)]
+        limit: i32,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+impl Command {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Ls { prefix, target } => ls(prefix, target).await,
+            Self::Show { topic, target } => {
+                let request = GetTopicRequest { node: target.node.clone(), topic };
+                show(&target, &target.topics().await?.get_topic(target.ask(request)).await?.into_inner())
+            }
+            Self::Peers { topic, target } => peers(topic, target).await,
+            Self::Pin { topic, target } => {
+                let request = PinTopicRequest { node: target.node.clone(), topic, ..Default::default() };
+                show(&target, &target.topics().await?.pin_topic(target.ask(request)).await?.into_inner())
+            }
+            Self::Unpin { topic, purge, target } => {
+                let request = UnpinTopicRequest { node: target.node.clone(), topic, purge, ..Default::default() };
+                target.topics().await?.unpin_topic(target.ask(request)).await?;
+                Ok(())
+            }
+            Self::Log { topic, after, limit, target } => log(topic, after, limit, target).await,
+        }
+    }
+}
+
+async fn ls(prefix: String, target: Target) -> anyhow::Result<()> {
+    let mut client = target.topics().await?;
+    let mut request =
+        ListTopicsRequest { node: target.node.clone(), prefix, page_size: 1000, ..Default::default() };
+    let mut rows = Vec::new();
+    loop {
+        let page = client.list_topics(target.ask(request.clone())).await?.into_inner();
+        for topic in &page.topics {
+            if target.json {
+                output::json("Topic", topic)?;
+            }
+            rows.push(vec![
+                output::printable(&topic.topic),
+                topic.position.clone(),
+                topic.retained_messages.to_string(),
+                format!("{}/{}", topic.mesh_peers, topic.peers),
+                topic.readers.to_string(),
+                if topic.pinned { "yes".into() } else { String::new() },
+            ]);
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if target.json {
+        return Ok(());
+    }
+    output::table(&["TOPIC", "POSITION", "RETAINED", "MESH/PEERS", "READERS", "PINNED"], &rows)
+}
+
+fn show(target: &Target, topic: &Topic) -> anyhow::Result<()> {
+    if target.json {
+        return output::json("Topic", topic);
+    }
+    let retained = topic.retained.as_ref();
+    output::facts(&[
+        ("topic", output::printable(&topic.topic)),
+        ("position", topic.position.clone()),
+        ("retained", topic.retained_messages.to_string()),
+        ("after", retained.map(|r| r.after.clone()).unwrap_or_default()),
+        ("bytes", topic.retained_bytes.to_string()),
+        ("joined", topic.joined.to_string()),
+        ("pinned", topic.pinned.to_string()),
+        ("peers", topic.peers.to_string()),
+        ("mesh peers", topic.mesh_peers.to_string()),
+        ("readers", topic.readers.to_string()),
+    ])
+}
+
+async fn peers(topic: String, target: Target) -> anyhow::Result<()> {
+    let request =
+        ListTopicPeersRequest { node: target.node.clone(), topic, page_size: 1000, ..Default::default() };
+    let answer = target.topics().await?.list_topic_peers(target.ask(request)).await?.into_inner();
+    if target.json {
+        return answer.peers.iter().try_for_each(|p| output::json("TopicPeer", p));
+    }
+    let rows: Vec<_> = answer
+        .peers
+        .iter()
+        .map(|p| vec![p.peer.clone(), p.role().as_str_name().into(), format!("{:.1}", p.score), p.protocol.clone()])
+        .collect();
+    output::table(&["PEER", "ROLE", "SCORE", "PROTOCOL"], &rows)
+}
+
+async fn log(topic: String, after: String, limit: i32, target: Target) -> anyhow::Result<()> {
+    let mut client = target.topics().await?;
+    let mut left = limit.max(1);
+    let mut request = ListMessagesRequest { node: target.node.clone(), topic, after, ..Default::default() };
+    loop {
+        request.page_size = left.min(1000);
+        let page = client.list_messages(target.ask(request.clone())).await?.into_inner();
+        for message in &page.messages {
+            if target.json {
+                output::json("Message", message)?;
+            } else {
+                output::write(format!("{}  {}\n", message.position, output::payload(message)).as_bytes())?;
+            }
+        }
+        left -= i32::try_from(page.messages.len()).unwrap_or(left);
+        if page.next_page_token.is_empty() || left <= 0 {
+            return Ok(());
+        }
+        request.page_token = page.next_page_token;
+    }
+}
