@@ -138,7 +138,7 @@ impl Config {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml));
         }
         let environment =
-            Environment { ..environment }.prefix("PLEXUS").prefix_separator("__").separator("__").try_parsing(true);
+            environment.prefix("PLEXUS").prefix_separator("__").separator("__").try_parsing(true);
         let joined = builder.add_source(environment).build().context("the config cannot be read")?;
         joined.try_deserialize().context("the config is not valid")
     }
@@ -218,7 +218,8 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_by_name() {
-        let error = Config::join(Role::Up, None, environment(&[("PLEXUS__GATEWAY__LISTTEN", "x")])).unwrap_err();
+        let error =
+            Config::join(Role::Up, None, environment(&[("PLEXUS__GATEWAY__LISTTEN", "x")])).unwrap_err();
         assert!(format!("{error:#}").contains("listten"), "{error:#}");
     }
 
@@ -238,7 +239,8 @@ mod tests {
     fn the_shipped_file_equals_the_defaults() {
         let shipped = include_str!("../../deploy/plexus.toml");
         let read: toml::Table = toml::from_str(shipped).unwrap();
-        let defaults: toml::Table = toml::from_str(&toml::to_string(&Config::of(Role::Gateway)).unwrap()).unwrap();
+        let defaults: toml::Table =
+            toml::from_str(&toml::to_string(&Config::of(Role::Gateway)).unwrap()).unwrap();
         assert_eq!(read, defaults, "run `plexus config print --role gateway > deploy/plexus.toml`");
     }
 

@@ -19,7 +19,8 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     /// Begins to log and trace.
     pub(crate) fn start(config: &Config, role: Role) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log: {:?} is no filter", config.log))?;
+        let filter =
+            EnvFilter::try_new(&config.log).with_context(|| format!("log: {:?} is no filter", config.log))?;
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let lines = match config.log_format {
             LogFormat::Text => {

@@ -3,7 +3,8 @@
 use super::{Target, output};
 use clap::Args;
 use plexus_proto::v1::{
-    self, PublishRequest, SubscribeRequest, publish_request::Payload, receipt::Level, subscription_event::Event,
+    self, PublishRequest, SubscribeRequest, publish_request::Payload, receipt::Level,
+    subscription_event::Event,
 };
 use std::{collections::HashMap, io::Read, time::Duration};
 use tonic::{Code, Status};
@@ -185,7 +186,10 @@ impl Progress {
 /// Whether it may be over soon.
 fn passing(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<Status>() {
-        Some(status) => matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted),
+        Some(status) => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted
+        ),
         None => error.chain().any(|e| e.is::<tonic::transport::Error>()),
     }
 }

@@ -56,9 +56,13 @@ pub(crate) struct Target {
 
 impl Target {
     async fn channel(&self) -> anyhow::Result<Channel> {
-        let endpoint = Endpoint::from_shared(self.url.clone()).with_context(|| format!("{:?} is no URL", self.url))?;
+        let endpoint =
+            Endpoint::from_shared(self.url.clone()).with_context(|| format!("{:?} is no URL", self.url))?;
         let endpoint = endpoint.connect_timeout(self.timeout.min(std::time::Duration::from_secs(5)));
-        endpoint.connect().await.with_context(|| format!("no gateway answers at {} (is `plexus up` running?)", self.url))
+        endpoint
+            .connect()
+            .await
+            .with_context(|| format!("no gateway answers at {} (is `plexus up` running?)", self.url))
     }
 
     async fn nodes(&self) -> anyhow::Result<NodeServiceClient<Channel>> {

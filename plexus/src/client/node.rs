@@ -3,9 +3,9 @@
 use super::{Target, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
-    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, GetIdentityRequest, GetNodeRequest,
-    ListBootstrapRequest, ListNodesRequest, Node, NodeSpec, RemoveBootstrapRequest, RestartNodeRequest,
-    StartNodeRequest, StopNodeRequest, UpdateNodeRequest, WatchNodesRequest,
+    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, GetIdentityRequest,
+    GetNodeRequest, ListBootstrapRequest, ListNodesRequest, Node, NodeSpec, RemoveBootstrapRequest,
+    RestartNodeRequest, StartNodeRequest, StopNodeRequest, UpdateNodeRequest, WatchNodesRequest,
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -109,7 +109,8 @@ impl Command {
                 show(&target, &target.nodes().await?.get_node(target.ask(request)).await?.into_inner())
             }
             Self::Set { id, spec, target } => {
-                let request = UpdateNodeRequest { node: id, spec: Some(read_spec(&spec)?), ..Default::default() };
+                let request =
+                    UpdateNodeRequest { node: id, spec: Some(read_spec(&spec)?), ..Default::default() };
                 show(&target, &target.nodes().await?.update_node(target.ask(request)).await?.into_inner())
             }
             Self::Rm(Named { id, target }) => {
@@ -145,7 +146,8 @@ impl Bootstrap {
                 (target, list.into_inner())
             }
             Self::Add { addresses, target } => {
-                let request = AddBootstrapRequest { node: target.node.clone(), addresses, ..Default::default() };
+                let request =
+                    AddBootstrapRequest { node: target.node.clone(), addresses, ..Default::default() };
                 let list = target.nodes().await?.add_bootstrap(target.ask(request)).await?;
                 (target, list.into_inner())
             }
@@ -167,7 +169,14 @@ fn show_bootstrap(target: &Target, list: &BootstrapList) -> anyhow::Result<()> {
     let rows: Vec<_> = list
         .entries
         .iter()
-        .map(|e| vec![e.address.clone(), e.connected.to_string(), output::ago(e.last_success_at), e.last_error.clone()])
+        .map(|e| {
+            vec![
+                e.address.clone(),
+                e.connected.to_string(),
+                output::ago(e.last_success_at),
+                e.last_error.clone(),
+            ]
+        })
         .collect();
     output::table(&["ADDRESS", "CONNECTED", "LAST SUCCESS", "LAST ERROR"], &rows)
 }
@@ -228,7 +237,8 @@ fn show(target: &Target, node: &Node) -> anyhow::Result<()> {
         return output::json("Node", node);
     }
     let status = node.status.clone().unwrap_or_default();
-    let error = status.last_error.as_ref().map(|e| format!("{} ({})", e.message, e.reason)).unwrap_or_default();
+    let error =
+        status.last_error.as_ref().map(|e| format!("{} ({})", e.message, e.reason)).unwrap_or_default();
     output::facts(&[
         ("node", node.id.clone()),
         ("peer id", node.peer_id.clone()),
@@ -257,6 +267,7 @@ async fn watch(target: Target) -> anyhow::Result<()> {
 
 async fn identity(named: Named) -> anyhow::Result<()> {
     let Named { id, target } = named;
-    let identity = target.nodes().await?.get_identity(target.ask(GetIdentityRequest { node: id })).await?.into_inner();
+    let identity =
+        target.nodes().await?.get_identity(target.ask(GetIdentityRequest { node: id })).await?.into_inner();
     output::json("Identity", &identity)
 }

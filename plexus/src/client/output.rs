@@ -64,7 +64,9 @@ pub(crate) fn facts(facts: &[(&str, String)]) -> anyhow::Result<()> {
 pub(crate) fn ago(time: Option<prost_types::Timestamp>) -> String {
     let Some(then) = time.and_then(|t| SystemTime::try_from(t).ok()) else { return String::new() };
     match SystemTime::now().duration_since(then) {
-        Ok(age) => format!("{} ago", humantime::format_duration(std::time::Duration::from_secs(age.as_secs()))),
+        Ok(age) => {
+            format!("{} ago", humantime::format_duration(std::time::Duration::from_secs(age.as_secs())))
+        }
         Err(_) => "now".into(),
     }
 }

@@ -3,8 +3,8 @@
 use super::{Target, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
-    BlockRequest, ConnectRequest, DisconnectRequest, GetPeerRequest, ListBlocksRequest, ListPeersRequest, Peer,
-    PingRequest, UnblockRequest, peer, ping_response::Event,
+    BlockRequest, ConnectRequest, DisconnectRequest, GetPeerRequest, ListBlocksRequest, ListPeersRequest,
+    Peer, PingRequest, UnblockRequest, peer, ping_response::Event,
 };
 
 /// Remote peers as a node sees them.
@@ -165,7 +165,9 @@ async fn ping(peer: String, count: u32, target: Target) -> anyhow::Result<()> {
             Some(Event::Pong(pong)) if pong.reason.is_empty() => {
                 output::write(format!("seq {}  {}\n", pong.seq, output::span(pong.rtt.as_ref())).as_bytes())?;
             }
-            Some(Event::Pong(pong)) => output::write(format!("seq {}  {}\n", pong.seq, pong.reason).as_bytes())?,
+            Some(Event::Pong(pong)) => {
+                output::write(format!("seq {}  {}\n", pong.seq, pong.reason).as_bytes())?
+            }
             Some(Event::Summary(sum)) => output::write(
                 format!(
                     "{} of {} came back; min {}, avg {}, max {}\n",
@@ -192,7 +194,14 @@ async fn blocks(target: Target) -> anyhow::Result<()> {
     let rows: Vec<_> = answer
         .blocks
         .iter()
-        .map(|b| vec![b.entry.clone(), b.hits.to_string(), output::ago(b.created_at), output::printable(&b.comment)])
+        .map(|b| {
+            vec![
+                b.entry.clone(),
+                b.hits.to_string(),
+                output::ago(b.created_at),
+                output::printable(&b.comment),
+            ]
+        })
         .collect();
     output::table(&["ENTRY", "HITS", "SINCE", "COMMENT"], &rows)
 }

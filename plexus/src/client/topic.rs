@@ -78,7 +78,8 @@ impl Command {
                 show(&target, &target.topics().await?.pin_topic(target.ask(request)).await?.into_inner())
             }
             Self::Unpin { topic, purge, target } => {
-                let request = UnpinTopicRequest { node: target.node.clone(), topic, purge, ..Default::default() };
+                let request =
+                    UnpinTopicRequest { node: target.node.clone(), topic, purge, ..Default::default() };
                 target.topics().await?.unpin_topic(target.ask(request)).await?;
                 Ok(())
             }
@@ -147,7 +148,9 @@ async fn peers(topic: String, target: Target) -> anyhow::Result<()> {
     let rows: Vec<_> = answer
         .peers
         .iter()
-        .map(|p| vec![p.peer.clone(), p.role().as_str_name().into(), format!("{:.1}", p.score), p.protocol.clone()])
+        .map(|p| {
+            vec![p.peer.clone(), p.role().as_str_name().into(), format!("{:.1}", p.score), p.protocol.clone()]
+        })
         .collect();
     output::table(&["PEER", "ROLE", "SCORE", "PROTOCOL"], &rows)
 }
