@@ -15,6 +15,7 @@ pub mod port;
 pub mod redis;
 pub mod subject;
 mod subscription;
+mod trace;
 
 pub use bounds::KEY_BYTES_MAX;
 pub use config::Config;
@@ -27,6 +28,7 @@ pub use port::{
 };
 pub use subject::{Era, GatewayId, Grant, Incarnation, Key, NodeName, Position, Subject, Topic};
 pub use subscription::{Event, Subscription};
+pub use trace::Trace;
 
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};

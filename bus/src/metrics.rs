@@ -32,7 +32,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("plexus_bus");
         registry.register("calls", "Calls to the carrier, by outcome", self.calls.clone());
-        registry.register("lagged_frames", "Frames dropped because a subscriber was slow", self.lagged.clone());
+        registry.register(
+            "lagged_frames",
+            "Frames dropped because a subscriber was slow",
+            self.lagged.clone(),
+        );
         registry.register("reconnects", "Times the carrier connected again", self.reconnects.clone());
         registry.register("up", "Whether the carrier answers probes", self.up.clone());
     }
