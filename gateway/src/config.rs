@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Config {
     /// The one port, `host:port`; port 0 takes any and prints it.
     pub listen: String,
+    /// Origins whose pages may call, beside the own host: `https://app.example`.
+    pub origins: Vec<String>,
     /// Bounds on connections and requests.
     pub limits: Limits,
     /// Bounds of the router: calls and readers.
@@ -110,6 +112,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".into(),
+            origins: Vec::new(),
             limits: Limits::default(),
             router: Router::default(),
             drain: Duration::from_secs(45),

@@ -1,11 +1,11 @@
 //! One error, its faces. The only place where codes become HTTP, gRPC and close codes: everything
 //! follows from the table in `plexus_proto::reason`.
 
-use bytes::Bytes;
 use plexus_proto::{
     reason::{self, Reason},
     v1,
 };
+use prost::Message as _;
 use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -98,7 +98,7 @@ fn by_code(code: Code) -> Reason {
     }
 }
 
-/// The encoded `google.rpc.Status` details of a status, for dialects that carry them as bytes.
-pub fn details(status: &Status) -> Bytes {
-    Bytes::copy_from_slice(status.details())
+/// The `google.rpc` details of a status, for dialects that carry them one by one.
+pub fn any_details(status: &Status) -> Vec<prost_types::Any> {
+    tonic_types::pb::Status::decode(status.details()).map(|s| s.details).unwrap_or_default()
 }

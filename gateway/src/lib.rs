@@ -12,3 +12,70 @@ pub mod frame;
 pub mod metrics;
 pub mod router;
 pub mod service;
+
+use config::Config;
+use edge::{Edge, Served};
+use metrics::Metrics;
+use plexus_bus::Bus;
+use router::Router;
+use std::{io, net::SocketAddr, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// A gateway that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port cannot be had.
+    #[error("cannot listen on {listen}: {source}")]
+    Listen {
+        /// Where.
+        listen: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What should be served cannot be.
+    #[error(transparent)]
+    Edge(#[from] edge::Error),
+}
+
+/// A gateway whose port is bound.
+pub struct Gateway {
+    /// The port and its dialects.
+    edge: Edge,
+    /// Who waits for answers and messages.
+    waiting: router::EventLoop,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    /// Binds the port; nothing is answered before [`Gateway::run`].
+    pub async fn bind(config: Config, bus: Bus) -> Result<Self, Error> {
+        let metrics = Metrics::default();
+        let healthy = bus.clone();
+        let (router, waiting) = Router::new(bus, config.router.clone());
+        let (routes, services) = service::routes(router, &config.limits);
+        let healthy = Arc::new(move || healthy.healthy());
+        let served = Served { routes, services, descriptors: Vec::new(), healthy };
+        let edge = Edge::bind(&config, served, metrics.clone()).await?;
+        Ok(Self { edge, waiting, metrics })
+    }
+
+    /// Says where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.edge.local_addr()
+    }
+
+    /// What it counts, to be registered once.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Serves until `stop`, then drains: calls finish, streams end, and only then nobody waits any more.
+    pub async fn run(self, stop: CancellationToken) {
+        let idle = CancellationToken::new();
+        let serve = async {
+            self.edge.run(stop).await;
+            idle.cancel();
+        };
+        tokio::join!(serve, self.waiting.run(idle.clone()));
+    }
+}

@@ -1,12 +1,14 @@
 //! What is served, read from the descriptor: methods, their kinds and their HTTP rules. Every dialect
 //! finds its methods here, so none of them knows the name of any.
 
-use prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, MethodDescriptor, Value,
 };
 use prost_types::method_options::IdempotencyLevel;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// How many messages go each way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +75,7 @@ pub(crate) struct Registry {
     methods: Vec<Arc<Method>>,
     by_path: HashMap<String, Arc<Method>>,
     by_call: HashMap<String, Arc<Method>>,
+    services: HashSet<String>,
 }
 
 /// A descriptor that cannot be served.
@@ -124,7 +127,8 @@ impl Registry {
         }
         let by_path = methods.iter().map(|m| (m.path.clone(), m.clone())).collect();
         let by_call = methods.iter().flat_map(|m| m.calls().map(|c| (c, m.clone()))).collect();
-        Ok(Self { pool, error, methods, by_path, by_call })
+        let services = services.iter().map(|s| (*s).to_owned()).collect();
+        Ok(Self { pool, error, methods, by_path, by_call, services })
     }
 
     /// Lists the methods.
@@ -135,6 +139,11 @@ impl Registry {
     /// Finds a method by its path, `/package.Service/Method`.
     pub(crate) fn method(&self, path: &str) -> Option<&Arc<Method>> {
         self.by_path.get(path)
+    }
+
+    /// Tells whether a service of this name is served.
+    pub(crate) fn has_service(&self, name: &str) -> bool {
+        self.services.contains(name)
     }
 
     /// Finds a method as a session calls it: `Service.Method`, or with the package in front.

@@ -22,16 +22,25 @@ const CLOSES_PER_SECOND: usize = 2_000;
 pub(crate) struct Drain {
     /// Cancelled when the drain begins.
     pub(crate) stop: CancellationToken,
+    /// Cancelled when the drain took too long: what is still open is cut.
+    pub(crate) cut: CancellationToken,
+    /// Longest drain.
+    pub(crate) window: Duration,
     /// Connections, sessions and whatever else must end before the gateway does.
     pub(crate) tasks: TaskTracker,
     open: Arc<AtomicUsize>,
-    window: Duration,
 }
 
 impl Drain {
     /// Makes the end of a gateway that leaves within `window`.
     pub(crate) fn new(window: Duration) -> Self {
-        Self { stop: CancellationToken::new(), tasks: TaskTracker::new(), open: Arc::default(), window }
+        Self {
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            window,
+            tasks: TaskTracker::new(),
+            open: Arc::default(),
+        }
     }
 
     /// Counts one stream or session until it is dropped.

@@ -50,6 +50,19 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<
     }))
 }
 
+/// Measures a head: hyper's own bounds lie behind these and cannot say what was wrong.
+pub(crate) fn head(limits: &Limits, headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if headers.len() <= limits.headers_max && bytes <= limits.header_bytes_max {
+        return Ok(());
+    }
+    let (max, bytes_max) = (limits.headers_max, limits.header_bytes_max);
+    Err(Box::new(v1::Error::new(
+        Reason::HeadersTooLarge,
+        format!("more than {bytes_max} bytes or {max} headers"),
+    )))
+}
+
 /// Decides when a call must be over: one with one answer always has a deadline, a stream has the one
 /// it asks for.
 pub(crate) fn deadline(limits: &Limits, asked: Option<Duration>, streams: bool) -> Option<Instant> {

@@ -1,17 +1,140 @@
 //! Words: one port, every dialect, the same services behind. No capability is named here: methods,
-//! paths and fields come from the descriptor.
+//! paths and fields come from the descriptor, so that a new one is alive on every dialect at once.
 //!
-//! - [`trunk`] the one way into the services, and [`desc`], what is served
-//! - [`json`] requests and answers as text
-//! - [`limits`] deadlines, [`drain`] the end
+//! - [`listener`] accepts connections, [`wire`] times them, [`drain`] ends them
+//! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds
+//! - [`trunk`] is the one way into the services, [`desc`] what they are
+//! - [`connect`] Connect and gRPC-Web; [`rest`], [`route`] and [`bind`] paths and fields; [`sse`]
+//!   streams as text; [`json`] and [`problem`] what they write; [`openapi`] what they are, for readers
 
-#![allow(dead_code, reason = "the dialects land on top of it")]
+mod app;
+mod auth;
+mod bind;
+mod connect;
+pub(crate) mod desc;
+pub(crate) mod drain;
+mod guard;
+pub(crate) mod json;
+pub(crate) mod limits;
+mod listener;
+mod openapi;
+pub(crate) mod problem;
+mod rest;
+mod route;
+mod sse;
+pub(crate) mod trunk;
+pub(crate) mod wire;
 
 pub use desc::Error;
 pub use limits::Trailers;
 
-pub(crate) mod desc;
-pub(crate) mod drain;
-pub(crate) mod json;
-pub(crate) mod limits;
-pub(crate) mod trunk;
+use crate::{config::Config, metrics::Metrics};
+use app::App;
+use auth::Auth;
+use desc::Registry;
+use drain::Drain;
+use listener::Listener;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use trunk::Trunk;
+
+/// Services that speak of the others and are served beside them.
+const HEALTH: &str = "grpc.health.v1.Health";
+const REFLECTION: [&str; 2] =
+    ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// Time between two looks at whether the services can work.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The one port.
+pub struct Edge {
+    listener: Listener<App>,
+    health: HealthReporter,
+    services: Vec<String>,
+    healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What an edge puts on its port.
+pub struct Served {
+    /// The services.
+    pub routes: Routes,
+    /// Their full names.
+    pub services: Vec<&'static str>,
+    /// Encoded `FileDescriptorSet`s that describe them, beside the contract's own.
+    pub descriptors: Vec<&'static [u8]>,
+    /// Whether they can do their work now; asked once a second.
+    pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Edge {
+    /// Binds the port and puts every dialect in front of the services.
+    pub async fn bind(config: &Config, served: Served, metrics: Metrics) -> Result<Self, crate::Error> {
+        let listen = |source| crate::Error::Listen { listen: config.listen.clone(), source };
+        let socket = TcpListener::bind(&config.listen).await.map_err(listen)?;
+        let local = socket.local_addr().map_err(listen)?.ip().is_loopback();
+        let mut sets = vec![
+            plexus_proto::DESCRIPTOR,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        sets.extend(&served.descriptors);
+        let mut names = served.services;
+        names.push(HEALTH);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let (v1, v1alpha) = (reflection(&sets, &names), reflection(&sets, &names));
+        let routes = served
+            .routes
+            .add_service(health_service)
+            .add_service(v1.build_v1().map_err(Error::from)?)
+            .add_service(v1alpha.build_v1alpha().map_err(Error::from)?);
+        let services = names.iter().map(|n| (*n).to_owned()).collect();
+        names.extend(REFLECTION);
+        let registry = Registry::new(&sets, &names)?;
+        let drain = Drain::new(config.drain);
+        let trunk = Trunk::new(routes, registry, config.limits.clone(), drain.clone(), metrics.clone());
+        let app = App::new(trunk, Auth::off(&config.origins, local))?;
+        let listener = Listener::new(socket, app, config.limits.clone(), drain, metrics);
+        Ok(Self { listener, health, services, healthy: served.healthy })
+    }
+
+    /// Says where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`, then drains: not serving, no new connections, streams end, calls finish.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { listener, health, services, healthy } = self;
+        let serving = CancellationToken::new();
+        let report = async {
+            let mut clock = tokio::time::interval(HEALTH_INTERVAL);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(clock.tick()).await.is_some() {
+                let status = if healthy() { ServingStatus::Serving } else { ServingStatus::NotServing };
+                tell(&health, &services, status).await;
+            }
+            tell(&health, &services, ServingStatus::NotServing).await;
+            serving.cancel();
+        };
+        tokio::join!(listener.run(serving.clone()), report);
+    }
+}
+
+async fn tell(health: &HealthReporter, services: &[String], status: ServingStatus) {
+    // The empty name is the server as a whole.
+    for name in services.iter().map(String::as_str).chain([""]) {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// Describes the services that are served; else every service of the files would be listed.
+fn reflection<'a>(sets: &[&'a [u8]], names: &[&str]) -> tonic_reflection::server::Builder<'a> {
+    let builder = tonic_reflection::server::Builder::configure();
+    let builder = sets.iter().fold(builder, |b, set| b.register_encoded_file_descriptor_set(set));
+    let builder = builder.include_reflection_service(false);
+    names.iter().fold(builder, |b, name| b.with_service_name(*name))
+}

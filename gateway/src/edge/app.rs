@@ -1,0 +1,239 @@
+//! The front desk: every request is measured, its caller known, and then it goes to the dialect that its
+//! path and content type name. A refusal is told in that dialect.
+
+use super::{
+    auth::Auth,
+    connect::{Connect, Refused},
+    desc::Error,
+    guard::{self, Measured},
+    limits, openapi, problem,
+    rest::Rest,
+    trunk::Trunk,
+};
+use crate::{error, metrics::Dialect};
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use plexus_proto::{reason::Reason, v1};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tower::Service;
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
+
+/// What a browser may read of an answer of another origin.
+const EXPOSED: [&str; 8] = [
+    "allow",
+    "etag",
+    "grpc-message",
+    "grpc-status",
+    "grpc-status-details-bin",
+    "location",
+    "retry-after",
+    "traceparent",
+];
+
+/// Everything behind the port.
+#[derive(Clone)]
+pub(crate) struct App {
+    desk: Desk,
+    /// The same behind the answers that browsers of listed origins need.
+    cors: Cors<Desk>,
+}
+
+/// Where requests go.
+#[derive(Clone)]
+struct Desk(Arc<Parts>);
+
+struct Parts {
+    trunk: Trunk,
+    auth: Auth,
+    connect: Connect,
+    rest: Rest,
+    openapi: Bytes,
+}
+
+/// The kind of answer that a request's content type and path ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Face {
+    /// Native gRPC with protobuf.
+    Grpc,
+    /// Everything else that calls a method by its path.
+    Connect,
+    /// The rest.
+    Plain,
+}
+
+impl App {
+    /// Puts the dialects in front of the trunk.
+    pub(crate) fn new(trunk: Trunk, auth: Auth) -> Result<Self, Error> {
+        let openapi = openapi::document(trunk.registry()).to_string().into();
+        let connect = Connect::new(trunk.clone());
+        let rest = Rest::new(trunk.clone())?;
+        let cors = cors(auth.clone());
+        let desk = Desk(Arc::new(Parts { trunk, auth, connect, rest, openapi }));
+        Ok(Self { cors: tower::Layer::layer(&cors, desk.clone()), desk })
+    }
+}
+
+impl Desk {
+    async fn handle(self, mut request: Request<Body>) -> Response<Body> {
+        let face = self.face(&request);
+        if let Err(refusal) = self.admit(&mut request) {
+            self.0.trunk.metrics().refused.inc();
+            return self.refuse(face, request, refusal).await;
+        }
+        match face {
+            Face::Grpc => self.grpc(request).await,
+            Face::Connect => self.connect(request).await,
+            Face::Plain => self.plain(request).await,
+        }
+    }
+
+    fn face(&self, request: &Request<Body>) -> Face {
+        let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let native = kind == b"application/grpc"
+            || kind.starts_with(b"application/grpc;")
+            || kind.starts_with(b"application/grpc+proto");
+        let path = request.uri().path();
+        let known = || {
+            let service = path.get(1..).and_then(|p| p.split_once('/')).map_or("", |(service, _)| service);
+            self.0.trunk.registry().has_service(service)
+        };
+        match () {
+            () if native => Face::Grpc,
+            () if kind.starts_with(b"application/grpc") || known() => Face::Connect,
+            () => Face::Plain,
+        }
+    }
+
+    /// Measures the head and notes the caller.
+    fn admit(&self, request: &mut Request<Body>) -> Result<(), Box<v1::Error>> {
+        limits::head(self.0.trunk.limits(), request.headers())?;
+        let caller = self.0.auth.caller(request.uri(), request.headers())?;
+        request.extensions_mut().insert(caller);
+        Ok(())
+    }
+
+    async fn refuse(
+        &self,
+        face: Face,
+        mut request: Request<Body>,
+        refusal: Box<v1::Error>,
+    ) -> Response<Body> {
+        match face {
+            Face::Grpc => error::status(&refusal).into_http(),
+            Face::Connect => {
+                request.extensions_mut().insert(Refused(refusal));
+                self.connect(request).await
+            }
+            Face::Plain => {
+                guard::patiently(request, |request| async move {
+                    problem::response(self.0.trunk.registry(), request.headers(), &refusal)
+                })
+                .await
+            }
+        }
+    }
+
+    async fn grpc(&self, request: Request<Body>) -> Response<Body> {
+        if request.method() != Verb::POST {
+            let mut response = empty(StatusCode::METHOD_NOT_ALLOWED);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return response;
+        }
+        let trunk = &self.0.trunk;
+        let asked = match limits::grpc_timeout(request.headers()) {
+            Ok(asked) => asked,
+            Err(refusal) => return error::status(&refusal).into_http(),
+        };
+        let Some(method) = trunk.registry().method(request.uri().path()).cloned() else {
+            let error =
+                v1::Error::new(Reason::MethodNotFound, format!("no method {:?}", request.uri().path()));
+            return error::status(&error).into_http();
+        };
+        let (limit, single) = (trunk.limits().message_bytes_max, method.kind.takes_one());
+        guard::patiently(request, |request| async move {
+            let request = request.map(|body| Body::new(Measured::new(body, limit, single)));
+            trunk.serve(Dialect::Grpc, Some(&method), asked, request).await
+        })
+        .await
+    }
+
+    async fn connect(&self, request: Request<Body>) -> Response<Body> {
+        guard::patiently(request, |request| self.0.connect.handle(request)).await
+    }
+
+    async fn plain(&self, request: Request<Body>) -> Response<Body> {
+        match (request.method(), request.uri().path()) {
+            (&Verb::GET | &Verb::HEAD, "/") => document(HELLO),
+            (&Verb::GET | &Verb::HEAD, "/openapi.json") => document(self.0.openapi.clone()),
+            _ => self.0.rest.handle(request).await,
+        }
+    }
+}
+
+/// What stands at the root.
+const HELLO: &[u8] = br#"{"name":"plexus","openapi":"/openapi.json","api":"/v1","websocket":"/v1/ws"}"#;
+
+fn document(json: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(json.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Browsers of other origins need leave for every header; who may come at all is [`Auth`]'s.
+fn cors(auth: Auth) -> CorsLayer {
+    let listed = AllowOrigin::predicate(move |origin: &HeaderValue, _: &http::request::Parts| {
+        auth.names(origin.as_bytes())
+    });
+    CorsLayer::new()
+        .allow_origin(listed)
+        .allow_credentials(true)
+        .allow_methods([Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(http::HeaderName::from_static))
+        .max_age(std::time::Duration::from_secs(7200))
+}
+
+impl Service<Request<Body>> for App {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let origin = request.headers().get(header::ORIGIN);
+        if origin.is_some_and(|o| self.desk.0.auth.names(o.as_bytes())) {
+            return Box::pin(self.cors.call(request));
+        }
+        self.desk.call(request)
+    }
+}
+
+impl Service<Request<Body>> for Desk {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let desk = self.clone();
+        Box::pin(async move { Ok(desk.handle(request).await) })
+    }
+}

@@ -1,0 +1,245 @@
+//! Bodies of requests: what a gRPC stream may carry, and how a refused body is read on for a moment, so
+//! that its sender gets the answer instead of a broken pipe. Never looks into a message.
+
+use crate::error;
+use axum::body::Body;
+use bytes::{Buf, Bytes};
+use http::{Request, Response, Version, header};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, Limited};
+use pin_project_lite::pin_project;
+use plexus_proto::{reason::Reason, v1};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tonic::Status;
+
+/// Bytes of a refused body that are read, at most.
+const PATIENCE_BYTES: usize = 4 << 20;
+/// Time that takes, at most.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Silence after which a refused sender is not worth the wait.
+const PATIENCE_SILENCE: Duration = Duration::from_millis(100);
+
+/// What is said of a request that is too large.
+pub(crate) fn too_large(limit: usize) -> v1::Error {
+    v1::Error::new(Reason::MessageTooLarge, format!("the request is over the limit of {limit} bytes"))
+        .with("limit", limit)
+}
+
+/// Reads a whole body of at most `limit` bytes.
+pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Box<v1::Error>> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Box::new(too_large(limit))),
+        Err(e) => Err(Box::new(v1::Error::new(Reason::Cancelled, format!("the request broke off: {e}")))),
+    }
+}
+
+pin_project! {
+    /// A gRPC request whose messages are counted and measured. tonic would answer OUT_OF_RANGE to one that
+    /// is too large, INTERNAL to none, and ignore a second.
+    pub(crate) struct Measured {
+        #[pin]
+        inner: Body,
+        ruler: Ruler,
+        failed: bool,
+    }
+}
+
+impl Measured {
+    /// Holds a request to messages of `limit` bytes, and to exactly one if it is `single`.
+    pub(crate) fn new(inner: Body, limit: usize, single: bool) -> Self {
+        Self { inner, ruler: Ruler { limit, single, ..Ruler::default() }, failed: false }
+    }
+}
+
+/// Reads the five bytes before each message, however they are cut.
+#[derive(Default)]
+struct Ruler {
+    limit: usize,
+    single: bool,
+    seen: u32,
+    prefix: [u8; 5],
+    have: usize,
+    skip: usize,
+}
+
+impl Ruler {
+    fn measure(&mut self, mut data: Bytes) -> Result<(), Status> {
+        while !data.is_empty() {
+            let skip = data.len().min(self.skip);
+            data.advance(skip);
+            self.skip -= skip;
+            let take = data.len().min(5 - self.have);
+            self.prefix[self.have..self.have + take].copy_from_slice(&data[..take]);
+            data.advance(take);
+            self.have += take;
+            if self.have == 5 {
+                self.message()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self) -> Result<(), Status> {
+        let [_, len @ ..] = self.prefix;
+        self.have = 0;
+        self.seen += 1;
+        self.skip = u32::from_be_bytes(len) as usize;
+        match () {
+            () if self.skip > self.limit => Err(error::status(&too_large(self.limit))),
+            () if self.single && self.seen > 1 => {
+                Err(Status::unimplemented("the call takes exactly one message: got more"))
+            }
+            () => Ok(()),
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        self.single && self.seen == 0
+    }
+}
+
+impl http_body::Body for Measured {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let me = self.project();
+        if *me.failed {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(me.inner.poll_frame(context));
+        let result = match frame {
+            None if me.ruler.is_short() => {
+                Err(Status::unimplemented("the call takes exactly one message: got none"))
+            }
+            None => return Poll::Ready(None),
+            Some(Err(e)) => Err(Status::from_error(e.into_inner())),
+            Some(Ok(frame)) => {
+                let data = frame.data_ref().cloned().unwrap_or_default();
+                me.ruler.measure(data).map(|()| frame)
+            }
+        };
+        *me.failed = result.is_err();
+        Poll::Ready(Some(result))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failed || (!self.ruler.is_short() && self.inner.is_end_stream())
+    }
+}
+
+/// Answers, then reads on a little if the request's body was not read: HTTP/1.1 would show its sender a
+/// broken pipe, HTTP/2 a reset that overtakes the answer. gRPC clients know what an early answer is.
+pub(crate) async fn patiently<F: Future<Output = Response<Body>>>(
+    request: Request<Body>,
+    answer: impl FnOnce(Request<Body>) -> F,
+) -> Response<Body> {
+    if request.body().is_end_stream() || (request.version() >= Version::HTTP_2 && is_native(&request)) {
+        return answer(request).await;
+    }
+    let left = Arc::new(Mutex::new(None));
+    let lent = request.map(|body| Body::new(Lent { body: Some(body), left: left.clone() }));
+    let response = answer(lent).await;
+    let unread = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(body) = unread {
+        read_on(body).await;
+    }
+    response
+}
+
+fn is_native(request: &Request<Body>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+    kind.starts_with(b"application/grpc") && !kind.starts_with(b"application/grpc-web")
+}
+
+async fn read_on(body: Body) {
+    let mut body = Limited::new(body, PATIENCE_BYTES);
+    let reading =
+        async { while let Ok(Some(Ok(_))) = tokio::time::timeout(PATIENCE_SILENCE, body.frame()).await {} };
+    let _ = tokio::time::timeout(PATIENCE, reading).await;
+}
+
+/// A body that gives back what was not read of it. The lock has one writer and one reader, in turn.
+struct Lent {
+    body: Option<Body>,
+    left: Arc<Mutex<Option<Body>>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+    }
+}
+
+impl http_body::Body for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|b| b.is_end_stream())
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.as_ref().map(|b| b.size_hint()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use http_body_util::StreamBody;
+    use proptest::prelude::*;
+
+    /// Sends the bytes in pieces of `step` and says how it ended.
+    fn measure(bytes: &[u8], step: usize, limit: usize, single: bool) -> Result<usize, tonic::Code> {
+        let pieces: Vec<_> = bytes
+            .chunks(step.max(1))
+            .map(|c| Ok::<_, axum::Error>(Frame::data(Bytes::copy_from_slice(c))))
+            .collect();
+        let body = Body::new(StreamBody::new(futures::stream::iter(pieces)));
+        let all = Measured::new(body, limit, single).collect().now_or_never().unwrap();
+        all.map(|c| c.to_bytes().len()).map_err(|s| s.code())
+    }
+
+    fn message(len: usize) -> Vec<u8> {
+        [&[0][..], &(len as u32).to_be_bytes(), &vec![7; len]].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn the_size_of_a_message_is_seen_however_it_is_cut(len in 0usize..40, step in 1usize..50) {
+            let fits = measure(&message(len), step, 20, true);
+            prop_assert_eq!(fits, if len > 20 { Err(tonic::Code::ResourceExhausted) } else { Ok(len + 5) });
+        }
+
+        #[test]
+        fn a_call_of_one_message_takes_exactly_one(count in 0usize..4, step in 1usize..50) {
+            let bytes = message(3).repeat(count);
+            let one = measure(&bytes, step, 20, true);
+            prop_assert_eq!(one.is_ok(), count == 1);
+            prop_assert_eq!(measure(&bytes, step, 20, false), Ok(8 * count));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A connection's bytes, and the two timers that hyper lacks: a peer must send something soon, and a
+//! request's head must be whole soon after its first byte. The slot of the connection lives here,
+//! because hyper's connection ends at an upgrade and the slot must not.
+
+use crate::config::Limits;
+use prometheus_client::metrics::gauge::Gauge;
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::Sleep,
+};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Where an HTTP/1 connection is in its requests: odd while one is being answered. A WebSocket stays odd.
+#[derive(Clone, Default)]
+pub(crate) struct Pace(Arc<AtomicU32>);
+
+impl Pace {
+    /// A head is whole.
+    pub(crate) fn begin(&self) -> Head {
+        self.0.fetch_or(1, Ordering::Relaxed);
+        Head(self.clone())
+    }
+
+    fn now(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that is being answered.
+pub(crate) struct Head(Pace);
+
+impl Head {
+    /// The answer has begun; the next head may come.
+    pub(crate) fn end(self) {
+        // HTTP/2 answers many at once, but there nobody reads the pace.
+        self.0.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection.
+pub(crate) struct Wire {
+    socket: TcpStream,
+    pace: Pace,
+    spoken: Spoken,
+    timer: Option<(Pin<Box<Sleep>>, u32)>,
+    head_timeout: Duration,
+    _held: Held,
+}
+
+/// What a connection holds until it is gone.
+struct Held(Gauge, #[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What the first bytes say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// As many bytes as given are those of HTTP/2's preface.
+    Preface(usize),
+    Http1,
+    Http2,
+}
+
+impl Wire {
+    /// Takes an accepted socket.
+    pub(crate) fn new(
+        socket: TcpStream,
+        pace: Pace,
+        limits: &Limits,
+        slot: OwnedSemaphorePermit,
+        open: Gauge,
+    ) -> Self {
+        open.inc();
+        let timer = Some((Box::pin(tokio::time::sleep(limits.first_byte_timeout)), pace.now()));
+        let (spoken, head_timeout) = (Spoken::Preface(0), limits.head_timeout);
+        Self { socket, pace, spoken, timer, head_timeout, _held: Held(open, slot) }
+    }
+
+    fn note(&mut self, new: &[u8]) {
+        let first = self.spoken == Spoken::Preface(0);
+        if let Spoken::Preface(seen) = self.spoken {
+            let n = new.len().min(PREFACE.len() - seen);
+            self.spoken = match seen + n {
+                _ if new[..n] != PREFACE[seen..seen + n] => Spoken::Http1,
+                all if all == PREFACE.len() => Spoken::Http2,
+                part => Spoken::Preface(part),
+            };
+        }
+        let now = self.pace.now();
+        if new.is_empty() || self.spoken == Spoken::Http2 {
+            self.timer = None;
+        } else if first || (self.timer.is_none() && now % 2 == 0) {
+            self.timer = Some((Box::pin(tokio::time::sleep(self.head_timeout)), now));
+        }
+    }
+
+    /// Fails when a timer has run out; one that a whole head has overtaken is dropped.
+    fn late(&mut self, context: &mut Context<'_>) -> bool {
+        if self.timer.as_ref().is_some_and(|(_, at)| *at != self.pace.now()) {
+            self.timer = None;
+        }
+        self.timer.as_mut().is_some_and(|(sleep, _)| sleep.as_mut().poll(context).is_ready())
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        match &read {
+            Poll::Ready(Ok(())) => self.note(&buffer.filled()[before..]),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending if self.late(context) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => {}
+        }
+        // A peer that drips bytes is always ready: the timer must be looked at then as well.
+        if read.is_ready() && self.late(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
