@@ -20,16 +20,22 @@
 //! `writer` the table of P13, `window` the repeats.
 
 mod errand;
+mod topic;
+mod window;
+mod writer;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use errand::{Do, Done, Order};
+pub(crate) use writer::Log;
 
-use crate::{clock::Moment, config};
+use crate::config;
 use bytes::Bytes;
 use plexus_bus::{Grant, Opening, Position, Topic};
-use plexus_proto::{
-    bus::{LogEntry, LogMessage},
-    v1,
-};
+use plexus_proto::{bus::LogEntry, v1};
 use std::{sync::Arc, time::Duration};
 
 /// Bounds of the writer.
@@ -91,7 +97,8 @@ pub(crate) struct Name<'a> {
 pub(crate) enum Known {
     /// Never seen: push it.
     New,
-    /// The window is still read, or the topic not open: ask again at [`Out::Ready`].
+    /// The window is still read, the topic not open, or the message is logged anew under a new grant:
+    /// ask again at [`Out::Ready`].
     Wait,
     /// Pushed by this owner under this ticket, not logged yet: wait for that.
     Pending(u64),
@@ -146,90 +153,6 @@ pub(crate) struct Kept {
     pub(crate) messages: u64,
     /// Payload bytes.
     pub(crate) bytes: u64,
-}
-
-/// The writer.
-#[derive(Debug)]
-pub(crate) struct Log {
-    grant: Grant,
-}
-
-impl Log {
-    /// Begins under a grant; nothing is open yet.
-    pub(crate) fn new(grant: Grant, _limits: Limits) -> Self {
-        Self { grant }
-    }
-
-    /// The present grant; a raise replaces it.
-    pub(crate) fn grant(&self) -> Grant {
-        self.grant
-    }
-
-    /// Opens further topics: pinned, or wanted by a first reader. Open ones are passed over.
-    pub(crate) fn open(&mut self, _topics: impl IntoIterator<Item = Topic>) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    /// Sets how much of a topic is kept; of a topic that is not open yet as well.
-    pub(crate) fn retain(&mut self, _topic: &Topic, _retention: Retention) {}
-
-    /// Removes what is retained of a topic; answered by [`Out::Purged`].
-    pub(crate) fn purge(&mut self, _topic: &Topic) {}
-
-    /// The position of the last message that is certainly in the log; `None` before the topic is open.
-    pub(crate) fn top(&self, _topic: &Topic) -> Option<Position> {
-        None
-    }
-
-    /// Tells how much of a topic is kept.
-    pub(crate) fn kept(&self, _topic: &Topic) -> Kept {
-        Kept::default()
-    }
-
-    /// Tells what is known of a publish (P16, P17). A publish without a name is always new.
-    pub(crate) fn seek(&self, _topic: &Topic, _name: Name<'_>) -> Known {
-        Known::New
-    }
-
-    /// Takes a message. With a ticket it is a caller's and comes back by [`Out::Logged`]; without, it is
-    /// of the network, dropped oldest first where too many wait. Opens the topic where it is not.
-    pub(crate) fn push(
-        &mut self,
-        _topic: &Topic,
-        _message: LogMessage,
-        _ticket: Option<u64>,
-    ) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    /// The next errand; `None`: nothing to do before an answer or [`Log::wake`].
-    pub(crate) fn next(&mut self, _now: Moment) -> Option<Order> {
-        None
-    }
-
-    /// When [`Log::next`] should be asked again without any other cause.
-    pub(crate) fn wake(&self) -> Option<Moment> {
-        None
-    }
-
-    /// Takes the answer of an errand. One of an abandoned turn is ignored: only looking tells (P13).
-    pub(crate) fn done(&mut self, _turn: u64, _done: Done, _now: Moment) -> Vec<Out> {
-        Vec::new()
-    }
-
-    /// Something may have been lost: a reconnect, a new era, a lag. No append and no receipt before a look.
-    pub(crate) fn doubt(&mut self) {}
-
-    /// Sets how long entries are kept to append again: 2 s without replicas.
-    pub(crate) fn remember(&mut self, _age: Duration) {}
-
-    /// Takes no more messages (P7).
-    pub(crate) fn drain(&mut self) {}
-
-    /// Tells whether nothing waits and nothing is under way.
-    pub(crate) fn drained(&self) -> bool {
-        true
-    }
 }
 
 impl Limits {
