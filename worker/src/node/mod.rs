@@ -5,6 +5,7 @@
 
 pub mod event_loop;
 pub(crate) mod log;
+pub(crate) mod peers;
 
 use crate::{Config, Metrics, clock::Moment};
 use libp2p::identity::Keypair;
