@@ -33,3 +33,19 @@ impl Moment {
         Self(self.0.saturating_add(later))
     }
 }
+
+/// Both clocks, read once a wake: leases and windows go by the moment, what callers see by the wall.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// On CLOCK_BOOTTIME.
+    pub moment: Moment,
+    /// The time of day.
+    pub wall: std::time::SystemTime,
+}
+
+impl Now {
+    /// Reads both.
+    pub fn read() -> Self {
+        Self { moment: Moment::now(), wall: std::time::SystemTime::now() }
+    }
+}

@@ -68,6 +68,8 @@ pub struct Node {
     pub listen_addresses: Vec<String>,
     /// Commands that may wait for one node; more are refused as overloaded.
     pub commands_max: usize,
+    /// Answers kept for calls that come twice (5 min; 10 by `request_id`); the oldest go.
+    pub answers_max: usize,
     /// Topics a node follows at most (interop.md D.0: many peers ignore a node with over 100).
     pub topics_max: usize,
     /// Logs of a node at most.
@@ -147,6 +149,7 @@ impl Default for Node {
         Self {
             listen_addresses: Vec::new(),
             commands_max: 1024,
+            answers_max: 4096,
             topics_max: 90,
             logs_max: 1000,
             message_bytes_max: 1 << 20,

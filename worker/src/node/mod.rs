@@ -4,6 +4,22 @@
 //! future ends with [`Ended`]. While it runs it shares nothing but what is in `Start`.
 
 pub mod event_loop;
+
+mod answers;
+mod calls;
+mod page;
+
+mod following;
+mod messages;
+mod policy;
+mod publish;
+mod status;
+mod topics;
+
+mod leased;
+mod start;
+mod work;
+
 pub(crate) mod log;
 pub(crate) mod peers;
 
