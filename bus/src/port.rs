@@ -72,7 +72,8 @@ pub trait History: Send + Sync {
         timeout: Duration,
     ) -> Answer<'a, u32>;
     /// Removes everything of a node's slot (logs, record, state, key, interest). Refused (false) where a
-    /// later grant, or the same epoch with another nonce, opened; works from the take on, before `open`.
+    /// later grant, or the same epoch with another nonce, opened or wrote a state;
+    /// works from the take on, before `open`. For an hour no grant up to this one acts on what is made anew.
     fn erase<'a>(&'a self, node: &'a NodeName, grant: Grant) -> Answer<'a, bool>;
 }
 
@@ -137,7 +138,7 @@ pub trait Keys: Send + Sync {
     /// Lists free keys ([`Key::Named`]) that begin with `prefix`, by name.
     fn list(&self, prefix: String) -> Answer<'_, Vec<(String, Value)>>;
     /// Writes a node's state beside its record; refused (false) where a later grant, or the same epoch
-    /// with another nonce, opened. Works from the take on, before `open`.
+    /// with another nonce, opened or wrote a state. Works from the take on, before `open`.
     fn put_state<'a>(&'a self, node: &'a NodeName, grant: Grant, state: Bytes) -> Answer<'a, bool>;
     /// Reads a node's record and state in one round trip.
     fn get_state<'a>(&'a self, node: &'a NodeName) -> Answer<'a, (Option<Value>, Option<Bytes>)>;

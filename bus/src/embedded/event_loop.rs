@@ -2,9 +2,9 @@
 //! time, in order, and never waits for anybody.
 
 use super::tables::Tables;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Interval, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ pub(super) struct EventLoop {
     tables: Tables,
     /// Forgets what expired.
     sweep: Interval,
+    /// Ends a pause early.
+    resume: Arc<Notify>,
 }
 
 /// What wakes the loop.
@@ -38,10 +40,10 @@ enum Input {
 }
 
 impl EventLoop {
-    pub(super) fn new(deeds: mpsc::Receiver<Deed>, tables: Tables) -> Self {
+    pub(super) fn new(deeds: mpsc::Receiver<Deed>, tables: Tables, resume: Arc<Notify>) -> Self {
         let mut sweep = interval(Duration::from_secs(1));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { deeds, batch: Vec::with_capacity(BATCH), tables, sweep }
+        Self { deeds, batch: Vec::with_capacity(BATCH), tables, sweep, resume }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -51,11 +53,13 @@ impl EventLoop {
     }
 
     async fn next(&mut self, stop: &CancellationToken) -> Option<Input> {
-        let paused = self.tables.paused();
+        let paused = self.tables.paused().is_some();
+        let end = self.tables.paused().unwrap_or_else(|| self.tables.now());
         tokio::select! {
             () = stop.cancelled() => None,
-            () = sleep_until(paused.unwrap_or_else(|| self.tables.now())), if paused.is_some() => Some(Input::Resumed),
-            got = self.deeds.recv_many(&mut self.batch, BATCH), if paused.is_none() => (got > 0).then_some(Input::Deeds),
+            () = sleep_until(end), if paused => Some(Input::Resumed),
+            () = self.resume.notified(), if paused => Some(Input::Resumed),
+            got = self.deeds.recv_many(&mut self.batch, BATCH), if !paused => (got > 0).then_some(Input::Deeds),
             _ = self.sweep.tick() => Some(Input::Sweep),
         }
     }

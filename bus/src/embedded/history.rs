@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Doubt about what an era lost ends so long after an owner stamped.
+/// Doubt about what an era lost ends so long after the last opening that was not sure.
 const DOUBT: Duration = Duration::from_secs(3600);
 
 /// One node's slot.
@@ -27,33 +27,16 @@ pub(super) struct Slot {
     pub(super) record: Option<Value>,
     /// Its sealed key.
     pub(super) sealed: Option<Value>,
-    /// Its state.
-    pub(super) state: Option<Bytes>,
+    /// Its state, with the grant that wrote it.
+    state: Option<(Grant, Bytes)>,
 }
 
 /// Who opened the logs, and in which era they were known to be whole.
 struct Front {
     grant: Option<Grant>,
     era: Era,
-    doubt: Doubt,
-}
-
-/// Whether a log that seems empty may have been lost.
-#[derive(Clone, Copy)]
-enum Doubt {
-    No,
-    Yes,
-    Until(Instant),
-}
-
-impl Doubt {
-    fn holds(self, now: Instant) -> bool {
-        match self {
-            Self::No => false,
-            Self::Yes => true,
-            Self::Until(end) => now < end,
-        }
-    }
+    /// Until then a log that seems empty may have been lost.
+    doubt: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -81,7 +64,7 @@ impl Log {
 impl Slot {
     /// Makes `f` where the node's record is first written: nothing can have been lost before.
     pub(super) fn found(&mut self, era: Era) {
-        self.front.get_or_insert(Front { grant: None, era, doubt: Doubt::No });
+        self.front.get_or_insert(Front { grant: None, era, doubt: None });
     }
 
     /// Tells whether this very grant opened the logs.
@@ -89,11 +72,11 @@ impl Slot {
         self.grant() == Some(grant)
     }
 
-    /// Tells whether another grant opened the logs at or after this one.
+    /// Tells whether another grant opened the logs, or wrote a state, at or after this one. Unlike
+    /// [`Slot::opened_by`] it allows what an owner does before it opens.
     pub(super) fn is_stale(&self, grant: Grant) -> bool {
-        self.grant().is_some_and(|last| {
-            last.epoch > grant.epoch || (last.epoch == grant.epoch && last.nonce != grant.nonce)
-        })
+        let wrote = self.state.as_ref().map(|(grant, _)| *grant);
+        self.grant().into_iter().chain(wrote).any(|last| is_after(last, grant))
     }
 
     fn grant(&self) -> Option<Grant> {
@@ -110,15 +93,14 @@ impl Slot {
         topics: &[Topic],
         sweep: bool,
     ) -> Result<Vec<Opening>, u64> {
-        let tails = self.logs.values().map(|log| log.tail.epoch).max().unwrap_or(0);
-        if self.is_stale(grant) || tails > grant.epoch {
-            return Err(tails.max(self.grant().map_or(0, |last| last.epoch)));
+        // No tail is ahead of the grant: both live and die together here.
+        if let Some(last) = self.grant().filter(|last| is_after(*last, grant)) {
+            return Err(last.epoch);
         }
         let sure = self.front.as_ref().is_some_and(|front| front.era == *era);
         let doubt = match &self.front {
-            Some(front) if sure && front.doubt.holds(now) => front.doubt,
-            _ if sure => Doubt::No,
-            _ => Doubt::Yes,
+            Some(front) if sure => front.doubt.filter(|end| now < *end),
+            _ => Some(now + DOUBT),
         };
         self.front = Some(Front { grant: Some(grant), era: era.clone(), doubt });
 
@@ -131,7 +113,7 @@ impl Slot {
         let begin = Position::new(grant.epoch, 0);
         let openings = wanted.union(&known).filter_map(|topic| {
             let prev = self.logs.get(topic).map_or(Position::ZERO, |log| log.tail);
-            let sure = sure && !(doubt.holds(now) && prev == Position::ZERO);
+            let sure = sure && !(doubt.is_some() && prev == Position::ZERO);
             (prev < begin).then(|| Opening { topic: topic.clone(), prev, sure })
         });
         Ok(openings.collect())
@@ -166,14 +148,11 @@ impl Slot {
     }
 
     /// Notes that the owner repaired its logs in this era.
-    pub(super) fn stamp(&mut self, grant: Grant, era: &Era, now: Instant) -> bool {
+    pub(super) fn stamp(&mut self, grant: Grant, era: &Era) -> bool {
         let Some(front) = self.front.as_mut().filter(|front| front.grant == Some(grant)) else {
             return false;
         };
         front.era = era.clone();
-        if let Doubt::Yes = front.doubt {
-            front.doubt = Doubt::Until(now + DOUBT);
-        }
         true
     }
 
@@ -213,6 +192,19 @@ impl Slot {
         true
     }
 
+    /// Keeps the owner's word on the node, unless the grant is stale.
+    pub(super) fn put_state(&mut self, grant: Grant, state: Bytes) -> bool {
+        let may = !self.is_stale(grant);
+        if may {
+            self.state = Some((grant, state));
+        }
+        may
+    }
+
+    pub(super) fn state(&self) -> Option<Bytes> {
+        self.state.as_ref().map(|(_, state)| state.clone())
+    }
+
     /// Notes a gateway's readers; none removes its interest.
     pub(super) fn want(&mut self, gateway: &GatewayId, readers: &[(Topic, u32)]) {
         for (topic, readers) in readers {
@@ -230,4 +222,9 @@ impl Slot {
         };
         self.interest.iter().map(entry).collect()
     }
+}
+
+/// Tells whether `last` forbids what is done under `grant`.
+fn is_after(last: Grant, grant: Grant) -> bool {
+    last.epoch > grant.epoch || (last.epoch == grant.epoch && last.nonce != grant.nonce)
 }

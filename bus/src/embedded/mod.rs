@@ -15,9 +15,9 @@ mod tables;
 
 use crate::{Config, Error, Metrics};
 use event_loop::{Deed, EventLoop};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tables::Tables;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A bus within this process. It ends when closed, or when the last handle is dropped.
@@ -30,6 +30,8 @@ pub struct Embedded {
     tasks: TaskTracker,
     /// Ends the loop.
     stop: CancellationToken,
+    /// Ends a pause early.
+    resume: Arc<Notify>,
 }
 
 impl Embedded {
@@ -40,14 +42,21 @@ impl Embedded {
         let tasks = TaskTracker::new();
         metrics.up.set(1);
         let tables = Tables::new(config, metrics);
-        tasks.spawn(EventLoop::new(waiting, tables).run(stop.clone()));
+        let resume = Arc::new(Notify::new());
+        tasks.spawn(EventLoop::new(waiting, tables, resume.clone()).run(stop.clone()));
         tasks.close();
-        Self { deeds, strict: config.strict, tasks, stop }
+        Self { deeds, strict: config.strict, tasks, stop, resume }
     }
 
-    /// Answers nothing for so long, as a server that stands still. For tests.
+    /// Answers nothing until [`Embedded::resume`], but for so long at most, as a server that stands
+    /// still. For tests.
     pub async fn stand(&self, pause: Duration) -> Result<(), Error> {
         self.ask(move |tables| tables.stand(pause)).await
+    }
+
+    /// Ends a pause. For tests.
+    pub fn resume(&self) {
+        self.resume.notify_one();
     }
 
     /// Tells every subscriber that its connection was restored, as after a reconnect. For tests.

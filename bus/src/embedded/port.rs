@@ -104,8 +104,7 @@ impl History for Embedded {
     fn stamp<'a>(&'a self, node: &'a NodeName, grant: Grant, era: Era) -> Answer<'a, bool> {
         let node = node.clone();
         Box::pin(self.ask(move |tables| {
-            let now = tables.now();
-            *tables.era() == era && tables.slot_mut(&node).is_some_and(|slot| slot.stamp(grant, &era, now))
+            *tables.era() == era && tables.slot_mut(&node).is_some_and(|slot| slot.stamp(grant, &era))
         }))
     }
 
@@ -269,17 +268,10 @@ impl Keys for Embedded {
 
     fn put_state<'a>(&'a self, node: &'a NodeName, grant: Grant, state: Bytes) -> Answer<'a, bool> {
         let node = node.clone();
-        Box::pin(self.ask(move |tables| {
-            let slot = tables.make_slot(&node);
-            let may = !slot.is_stale(grant);
-            if may {
-                slot.state = Some(state);
-            }
-            may
-        }))
+        Box::pin(self.ask(move |tables| tables.put_state(&node, grant, state)))
     }
 
     fn get_state<'a>(&'a self, node: &'a NodeName) -> Answer<'a, (Option<Value>, Option<Bytes>)> {
-        self.of_slot(node, |slot| (slot.record.clone(), slot.state.clone()))
+        self.of_slot(node, |slot| (slot.record.clone(), slot.state()))
     }
 }

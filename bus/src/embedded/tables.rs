@@ -19,6 +19,9 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// An erased node's epoch is remembered so long.
+const GRAVE: Duration = Duration::from_secs(3600);
+
 /// The tables.
 pub(super) struct Tables {
     /// Who listens where.
@@ -29,6 +32,8 @@ pub(super) struct Tables {
     pub(super) names: Names,
     /// One slot per node.
     slots: HashMap<NodeName, Slot>,
+    /// `z`: the epoch that erased a node, for an hour: no older grant acts on what is made after it.
+    erased: HashMap<NodeName, (u64, Instant)>,
     /// Random per process.
     era: Era,
     /// Encodes the openings too.
@@ -48,6 +53,7 @@ impl Tables {
             control: Control::default(),
             names: Names::default(),
             slots: HashMap::new(),
+            erased: HashMap::new(),
             era: uuid::Uuid::new_v4().simple().to_string().into(),
             strict: config.strict,
             now: Instant::now(),
@@ -97,6 +103,9 @@ impl Tables {
         marker: &wire::LogEntry,
         sweep: bool,
     ) -> Opened {
+        if let Some(erased) = self.erased_after(node, grant) {
+            return Opened::Fenced(erased);
+        }
         let slot = self.slots.entry(node.clone()).or_default();
         let openings = match slot.open(&self.era, self.now, grant, topics, sweep) {
             Ok(openings) => openings,
@@ -132,11 +141,29 @@ impl Tables {
 
     /// Removes a node's slot, unless the grant is stale.
     pub(super) fn erase(&mut self, node: &NodeName, grant: Grant) -> bool {
-        let may = self.slots.get(node).is_none_or(|slot| !slot.is_stale(grant));
+        let opened = self.slots.get(node).is_some_and(|slot| slot.opened_by(grant));
+        let may = opened || self.is_current(node, grant);
         if may {
             self.slots.remove(node);
+            self.erased.insert(node.clone(), (grant.epoch, self.now + GRAVE));
         }
         may
+    }
+
+    /// Keeps a node's state, unless the grant is stale.
+    pub(super) fn put_state(&mut self, node: &NodeName, grant: Grant, state: Bytes) -> bool {
+        self.is_current(node, grant) && self.make_slot(node).put_state(grant, state)
+    }
+
+    fn is_current(&self, node: &NodeName, grant: Grant) -> bool {
+        let stale = self.slots.get(node).is_some_and(|slot| slot.is_stale(grant));
+        !stale && self.erased_after(node, grant).is_none()
+    }
+
+    /// The epoch that erased the node, where this grant is not later.
+    fn erased_after(&self, node: &NodeName, grant: Grant) -> Option<u64> {
+        let (erased, end) = self.erased.get(node)?;
+        (grant.epoch <= *erased && self.now < *end).then_some(*erased)
     }
 
     /// Publishes changes of ownership.
@@ -212,6 +239,7 @@ impl Tables {
         self.live.sweep();
         self.names.sweep(self.now);
         self.control.sweep(self.now);
+        self.erased.retain(|_, (_, end)| self.now < *end);
     }
 
     pub(super) fn stand(&mut self, pause: Duration) {
