@@ -1,10 +1,10 @@
 //! Embedded or Redis, its bounds and lease times.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// How processes reach each other.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `memory:` within one process, or `redis://[user:password@]host:port[/db]`.
@@ -54,5 +54,28 @@ impl Config {
     /// Tells whether the bus lives within this process.
     pub fn embedded(&self) -> bool {
         self.url == "memory:"
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What stands before an `@` may be a password.
+        let place = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, place)| place);
+        f.debug_struct("Config")
+            .field("place", &place)
+            .field("call_timeout", &self.call_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_in_a_log_hides_the_password() {
+        let config = Config { url: "redis://me:s3cret@bus:6379".into(), ..Config::default() };
+        let told = format!("{config:?}");
+        assert!(told.contains("bus:6379") && !told.contains("s3cret"), "{told}");
     }
 }

@@ -1,162 +1,172 @@
-//! Port over Redis.
-#![allow(unused_imports, missing_docs)]
-use crate::{port::*, subscription::Subscription, *};
+//! Port over Redis, 7.0 or later. Three connections: commands, subscriptions, and one that may wait in
+//! the server. Decisions that must be one step are functions in the server ([`history`] and log.lua,
+//! [`ownership`] and ownership.lua, [`keys`] and keys.lua); live subjects are sharded channels, kept by
+//! one loop ([`event_loop`]); every connection has a watch ([`link`]). Nothing here repeats a call by
+//! itself, and nothing looks inside a frame.
+//!
+//! Functions and libraries carry the version in every name (`plx1_…`), are loaded by whoever connects,
+//! and run late without harm. A change of meaning takes a new version, so that two releases can share a
+//! server.
+//!
+//! # Keys and channels
+//!
+//! `T` is a node's slot `{<namespace>/<node>}`, `c` the control slot. No function touches two slots.
+//! Topics are their bytes in keys; in channels a topic beyond ASCII is hexadecimal.
+//!
+//! | Name | Type | Holds |
+//! |---|---|---|
+//! | `plx:T:f` | hash | the fence: `e`, `n` grant of the last opening; `era` last stamped; `doubt` ms at which an opening was last unsure, for an hour; `t:<topic>` tail |
+//! | `plx:T:l:<topic>` | stream | the log; an entry is `d` = an encoded `LogEntry`, its id the position |
+//! | `plx:T:i` | hash | interest: `<gateway> <topic>` = readers |
+//! | `plx:T:d` | hash | the node's record: `r` revision, `d` bytes |
+//! | `plx:T:k` | hash | its sealed key: `r`, `d` |
+//! | `plx:T:x` | hash | its state: `e`, `n` grant that wrote it, `d` bytes |
+//! | `plx:T:s` | string | what is written before a `WAIT` |
+//! | `plx:T:z` | string, 1 h | epoch that erased the node: no older grant acts on what is made after it |
+//! | `plx:T:c` | channel | calls to the node |
+//! | `plx:T:m:<topic>`, `plx:T:x:<hex>` | channel | live entries |
+//! | `plx:{c}:era` | hash | `id` of the primary, `at` ms since when |
+//! | `plx:{c}:w:<inc>` | string, 6 s | a worker's lease |
+//! | `plx:{c}:W` | set | incarnations that had a lease |
+//! | `plx:{c}:n` | hash | node = `<inc>\|<epoch>\|<nonce>`; no inc: nobody's |
+//! | `plx:{c}:o:<inc>` | hash | node = `<epoch>\|<nonce>`; `#` = changes so far |
+//! | `plx:{c}:p`, `plx:{c}:q` | hash | the directory: PeerId to node, node to PeerId |
+//! | `plx:{c}:g:<gateway>` | string, 15 s | a gateway's lease |
+//! | `plx:{c}:v:<name>` | hash | a free value: `r`, `d` |
+//! | `plx:{c}:K`, `plx:{c}:X` | sorted set | names of free values, in order; those that expire, by ms |
+//! | `plx:{c}:own` | channel | changes of ownership |
+//! | `plx:{c}:a` | channel | calls that any worker may take |
+//! | `plx:{c}:d`, `plx:{c}:k` | channel | hints: nodes whose record, free values that changed |
+//! | `plx:{g:<gateway>}:r` | channel | answers to a gateway |
+//!
+//! An ACL needs `+@all` on `plx:*` keys and channels without the dangerous category, and `INFO`,
+//! `TIME`, `FUNCTION`, `WAIT`, `WAITAOF`.
+
+mod address;
+mod event_loop;
+mod fault;
+mod history;
+mod keys;
+mod link;
+mod names;
+mod ownership;
+mod value;
+
+use crate::{
+    Config, Error, Metrics, Payload, Port, Subject, Subscription,
+    port::{Answer, Live},
+};
 use bytes::Bytes;
+use event_loop::{EventLoop, Listeners};
 use futures::future::BoxFuture;
-use std::time::Duration;
-pub struct Redis;
+use link::{Duty, Link};
+use std::fmt;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use value::Args;
+
+/// The carrier over Redis.
+pub struct Redis {
+    commands: Link,
+    live: Link,
+    waiting: Link,
+    listeners: Listeners,
+    frame_bytes_max: usize,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stops: DropGuard,
+}
+
 impl Redis {
-    pub async fn connect(_config: &Config, _metrics: Metrics) -> Result<Self, Error> {
-        Ok(Self)
+    /// Connects, loads the functions, and starts the loops. Fails where the server cannot be reached,
+    /// refuses, or is no primary.
+    pub async fn connect(config: &Config, metrics: Metrics) -> Result<Self, Error> {
+        let address = address::parse(&config.url)?;
+        let connect = |duty| Link::connect(address.clone(), config, duty, metrics.clone());
+        let (commands, commands_watch) = connect(Duty::Commands).await?;
+        let (live, live_watch) = connect(Duty::Live).await?;
+        let (waiting, waiting_watch) = connect(Duty::Waiting).await?;
+        let client = live.client().clone();
+        let (listeners, listening) =
+            EventLoop::new(client, config.subscription_queue, config.subscriptions_max, metrics);
+
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(listening.run(stop.clone()));
+        for watch in [commands_watch, live_watch, waiting_watch] {
+            tasks.spawn(watch.run(stop.clone()));
+        }
+        tasks.close();
+        let stops = stop.clone().drop_guard();
+        let frame_bytes_max = config.frame_bytes_max;
+        Ok(Self { commands, live, waiting, listeners, frame_bytes_max, tasks, stop, _stops: stops })
+    }
+
+    /// Encodes a frame, unless it is larger than the bus carries.
+    fn encode(&self, frame: &Payload) -> Result<Bytes, Error> {
+        let bytes = frame.to_bytes();
+        if bytes.len() > self.frame_bytes_max {
+            return Err(Error::Invalid(format!("a frame of {} bytes is too large for the bus", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// Calls a function.
+    async fn call(&self, args: impl Fn() -> Args) -> Result<fred::types::Value, Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        self.commands.call(args).await
+    }
+
+    /// Runs a command.
+    async fn run(&self, command: &'static str, args: Args) -> Result<fred::types::Value, Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        self.commands.run(command, args).await
     }
 }
-impl Live for Redis {
-    fn publish(&self, _subject: Subject, _frame: Payload) -> Answer<'_, usize> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn subscribe(&self, _subject: Subject, _queue: usize) -> Answer<'_, Subscription> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("healthy", &self.healthy()).finish_non_exhaustive()
     }
 }
-impl History for Redis {
-    fn open<'a>(
-        &'a self,
-        _node: &'a NodeName,
-        _grant: Grant,
-        _topics: &'a [Topic],
-        _marker: Bytes,
-        _sweep: bool,
-    ) -> Answer<'a, Opened> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn append<'a>(
-        &'a self,
-        _node: &'a NodeName,
-        _grant: Grant,
-        _entries: Vec<Append>,
-    ) -> Answer<'a, Appended> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn look<'a>(&'a self, _node: &'a NodeName) -> Answer<'a, Look> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn stamp<'a>(&'a self, _node: &'a NodeName, _grant: Grant, _era: Era) -> Answer<'a, bool> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn tops<'a>(&'a self, _wanted: &'a [(NodeName, Topic)]) -> Answer<'a, Vec<Option<Position>>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn read<'a>(&'a self, _node: &'a NodeName, _topic: &'a Topic, _range: Range) -> Answer<'a, Vec<Entry>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn extent<'a>(&'a self, _node: &'a NodeName, _topic: &'a Topic) -> Answer<'a, Option<Extent>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn trim<'a>(
-        &'a self,
-        _node: &'a NodeName,
-        _grant: Grant,
-        _topic: &'a Topic,
-        _keep: u64,
-    ) -> Answer<'a, bool> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn replicate<'a>(
-        &'a self,
-        _node: &'a NodeName,
-        _replicas: u32,
-        _disk: bool,
-        _timeout: Duration,
-    ) -> Answer<'a, u32> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn erase<'a>(&'a self, _node: &'a NodeName, _grant: Grant) -> Answer<'a, bool> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-}
-impl Ownership for Redis {
-    fn renew<'a>(&'a self, _worker: &'a Incarnation, _fresh: bool) -> Answer<'a, Renewed> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn take<'a>(&'a self, _worker: &'a Incarnation, _nonce: u64, _claims: &'a [Claim]) -> Answer<'a, Taken> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn release<'a>(&'a self, _worker: &'a Incarnation, _nodes: &'a [(NodeName, u64)]) -> Answer<'a, usize> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn retire<'a>(&'a self, _worker: &'a Incarnation) -> Answer<'a, ()> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn owned<'a>(&'a self, _worker: &'a Incarnation) -> Answer<'a, Owned> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn owners(&self) -> Answer<'_, Vec<(NodeName, Owner)>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn owner<'a>(&'a self, _node: &'a NodeName) -> Answer<'a, Option<Owner>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn workers(&self) -> Answer<'_, Vec<Incarnation>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn enlist<'a>(&'a self, _node: &'a NodeName, _peer: &'a [u8]) -> Answer<'a, Enlisted> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn strike<'a>(
-        &'a self,
-        _worker: &'a Incarnation,
-        _node: &'a NodeName,
-        _epoch: u64,
-        _peer: &'a [u8],
-    ) -> Answer<'a, bool> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn find<'a>(&'a self, _peer: &'a [u8]) -> Answer<'a, Option<NodeName>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn attend<'a>(&'a self, _gateway: &'a GatewayId) -> Answer<'a, ()> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn attending<'a>(&'a self, _gateways: &'a [GatewayId]) -> Answer<'a, Vec<bool>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn want<'a>(
-        &'a self,
-        _node: &'a NodeName,
-        _gateway: &'a GatewayId,
-        _readers: &'a [(Topic, u32)],
-    ) -> Answer<'a, ()> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn wanted<'a>(&'a self, _node: &'a NodeName) -> Answer<'a, Vec<(GatewayId, Topic, u32)>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-}
-impl Keys for Redis {
-    fn get(&self, _key: Key) -> Answer<'_, Option<Value>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn put(&self, _key: Key, _data: Bytes, _when: When, _ttl: Option<Duration>) -> Answer<'_, Option<u64>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn delete(&self, _key: Key, _when: When) -> Answer<'_, bool> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn list(&self, _prefix: String) -> Answer<'_, Vec<(String, Value)>> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn put_state<'a>(&'a self, _node: &'a NodeName, _grant: Grant, _state: Bytes) -> Answer<'a, bool> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-    fn get_state<'a>(&'a self, _node: &'a NodeName) -> Answer<'a, (Option<Value>, Option<Bytes>)> {
-        Box::pin(async { Err(Error::Unsupported("do this yet")) })
-    }
-}
+
 impl Port for Redis {
     fn healthy(&self) -> bool {
-        true
+        self.commands.is_up() && self.live.is_up() && self.listeners.whole()
     }
+
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
+        Box::pin(async {
+            self.stop.cancel();
+            self.tasks.wait().await;
+        })
+    }
+}
+
+impl Live for Redis {
+    fn publish(&self, subject: Subject, frame: Payload) -> Answer<'_, usize> {
+        Box::pin(async move {
+            let frame = self.encode(&frame)?;
+            let args = Args::new(2).bytes(names::channel(&subject)).bytes(frame);
+            let heard = value::number(self.run("SPUBLISH", args).await?)?;
+            Ok(usize::try_from(heard).unwrap_or(usize::MAX))
+        })
+    }
+
+    fn subscribe(&self, subject: Subject, queue: usize) -> Answer<'_, Subscription> {
+        Box::pin(async move {
+            if self.stop.is_cancelled() {
+                return Err(Error::Closed);
+            }
+            if !self.live.is_up() {
+                return Err(Error::Unreachable { sent: false });
+            }
+            self.listeners.subscribe(names::channel(&subject), queue).await
+        })
     }
 }

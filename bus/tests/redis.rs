@@ -1,0 +1,295 @@
+//! What only the carrier over Redis can break: a server that stands still, dies, is replaced by a
+//! replica that missed writes, or forgets the functions. Needs `redis-server` 7 on the path; without it
+//! the tests say so and pass.
+
+use bytes::Bytes;
+use plexus_bus::{
+    Append, Appended, Bus, Claim, Config, Error, Event, Grant, Key, NodeName, Opened, Payload, Ran, Range,
+    Renewed, Spot, Subject, Subscription, Taken, When,
+};
+use plexus_proto::bus::LogEntry;
+use prost::Message;
+use std::{
+    future::Future,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A server of its own, killed with the test.
+struct Server {
+    child: Child,
+    port: u16,
+    dir: PathBuf,
+}
+
+impl Server {
+    fn start(port: u16, more: &[&str]) -> Option<Self> {
+        let dir = std::env::temp_dir().join(format!("plexus-bus-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let spawned = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--save", "", "--dir"])
+            .arg(&dir)
+            .args(more)
+            .stdout(Stdio::null())
+            .spawn();
+        match spawned {
+            Ok(child) => Some(Self { child, port, dir }),
+            Err(_) => {
+                eprintln!("skipped: no redis-server on the path");
+                None
+            }
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let out =
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    async fn ready(&self) {
+        eventually("the server answers", || async { self.ask(&["PING"]) == "PONG" }).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(20), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn bus_at(port: u16) -> Bus {
+    let url = format!("redis://127.0.0.1:{port}");
+    Bus::open(&Config { url, ..Config::default() }).await.unwrap()
+}
+
+fn node() -> NodeName {
+    NodeName::new("ns", "a").unwrap()
+}
+
+fn entry(grant: Grant, seq: u64) -> LogEntry {
+    LogEntry { epoch: grant.epoch, nonce: grant.nonce, seq, ..LogEntry::default() }
+}
+
+fn append(grant: Grant, topic: &'static [u8], first: u64, last: u64) -> Append {
+    Append {
+        topic: Bytes::from_static(topic),
+        first,
+        last,
+        keep: 1000,
+        entry: Payload::of(entry(grant, last)),
+    }
+}
+
+async fn frame(subscription: &mut Subscription) -> Event {
+    tokio::time::timeout(Duration::from_secs(10), subscription.recv()).await.unwrap().unwrap()
+}
+
+async fn open(bus: &Bus, grant: Grant, topics: &[Bytes]) -> Opened {
+    let marker = LogEntry {
+        opening: Some(plexus_proto::bus::EpochOpening { worker: "w".into(), ..Default::default() }),
+        ..entry(grant, 0)
+    };
+    bus.open_logs(&node(), grant, topics, marker.encode_to_vec().into(), false).await.unwrap()
+}
+
+const ALL: Range = Range { from: plexus_bus::Position::ZERO, until: None, limit: 100, newest_first: false };
+
+#[tokio::test]
+async fn an_opening_carries_what_the_script_adds_and_topics_are_bytes() {
+    let Some(server) = Server::start(free_port(), &[]) else { return };
+    server.ready().await;
+    let bus = bus_at(server.port).await;
+    let topic = Bytes::from_static(b"\xff\x00 {x}");
+    bus.put(Key::Record(node()), Bytes::from_static(b"record"), When::Absent, None).await.unwrap();
+    let mut live = bus.subscribe(Subject::Topic(node(), topic.clone())).await.unwrap();
+    let first = Grant { epoch: 1_700_000_000_000_000, nonce: u64::MAX };
+    let Opened::Done(openings) = open(&bus, first, &[topic.clone()]).await else { panic!("fenced") };
+    assert!(openings[0].sure, "the fence was made with the record");
+    let second = Grant { epoch: first.epoch + 1, nonce: 2 };
+    let done = bus.append(&node(), first, vec![append(first, b"\xff\x00 {x}", 1, 3)]).await.unwrap();
+    assert_eq!(done, Appended::Done(vec![Spot::Logged]));
+    open(&bus, second, &[]).await;
+    for sent in 0..3 {
+        let Event::Frame(payload) = frame(&mut live).await else { panic!("no frame") };
+        let log = bus.read(&node(), &topic, ALL).await.unwrap();
+        assert_eq!(payload.to_bytes(), log[sent].entry.to_bytes(), "log and live frame are the same bytes");
+    }
+    let log = bus.read(&node(), &topic, ALL).await.unwrap();
+    let opening = log[2].entry.open::<LogEntry>().unwrap().opening.clone().unwrap();
+    assert_eq!(opening.prev, format!("{}-3", first.epoch));
+    assert_eq!((opening.worker.as_str(), opening.sure), ("w", true));
+    assert_eq!(bus.look(&node()).await.unwrap().grant, Some(second));
+    bus.close().await;
+    assert_eq!(bus.look(&node()).await.unwrap_err(), Error::Closed);
+}
+
+#[tokio::test]
+async fn a_stopped_server_is_a_typed_error_within_the_deadline() {
+    let Some(server) = Server::start(free_port(), &[]) else { return };
+    server.ready().await;
+    let bus = bus_at(server.port).await;
+    let mut live = bus.subscribe(Subject::Anyone).await.unwrap();
+    server.signal("-STOP");
+    let began = Instant::now();
+    let error = bus.look(&node()).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(error.outcome(), Ran::Unknown, "{error}");
+    eventually("not healthy", || async { !bus.healthy() }).await;
+    let began = Instant::now();
+    let error = bus.look(&node()).await.unwrap_err();
+    assert_eq!(error, Error::Unreachable { sent: false });
+    assert!(began.elapsed() < Duration::from_millis(100), "a dead connection is known");
+    eventually("subscribing is refused too", || async {
+        bus.subscribe(Subject::Records).await.is_err_and(|e| e == Error::Unreachable { sent: false })
+    })
+    .await;
+    server.signal("-CONT");
+    eventually("healthy again", || async { bus.healthy() }).await;
+    assert!(matches!(frame(&mut live).await, Event::Restored));
+    bus.look(&node()).await.unwrap();
+    assert_eq!(bus.publish(Subject::Anyone, Payload::encoded("x")).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_restarted_server_gets_its_functions_and_subscriptions_back() {
+    let port = free_port();
+    let Some(mut server) = Server::start(port, &[]) else { return };
+    server.ready().await;
+    let bus = bus_at(port).await;
+    let mut live = bus.subscribe(Subject::Calls(node())).await.unwrap();
+    server.kill();
+    eventually("not healthy", || async { !bus.healthy() }).await;
+    let server = Server::start(port, &[]).unwrap();
+    eventually("healthy again", || async { bus.healthy() }).await;
+    assert!(matches!(frame(&mut live).await, Event::Restored));
+    bus.look(&node()).await.unwrap();
+    assert_eq!(bus.publish(Subject::Calls(node()), Payload::encoded("x")).await.unwrap(), 1);
+    loop {
+        if let Event::Frame(payload) = frame(&mut live).await {
+            assert_eq!(payload.to_bytes(), "x");
+            break;
+        }
+    }
+    // Nothing tells that they are gone but the answer itself.
+    server.ask(&["FUNCTION", "FLUSH"]);
+    bus.look(&node()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_listener_lets_the_channel_go_and_the_next_gets_it_back() {
+    let Some(server) = Server::start(free_port(), &[]) else { return };
+    server.ready().await;
+    let bus = bus_at(server.port).await;
+    for _ in 0..50 {
+        let one = bus.subscribe(Subject::Anyone).await.unwrap();
+        let two = bus.subscribe(Subject::Anyone).await.unwrap();
+        assert_eq!(bus.publish(Subject::Anyone, Payload::encoded("x")).await.unwrap(), 1);
+        drop((one, two));
+    }
+    eventually("nobody listens", || async {
+        bus.publish(Subject::Anyone, Payload::encoded("x")).await.unwrap() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_told_apart_from_what_is_unknown() {
+    let Some(server) = Server::start(free_port(), &["--min-replicas-to-write", "0"]) else { return };
+    server.ready().await;
+    let bus = bus_at(server.port).await;
+    let worker = "w.1".into();
+    bus.renew(&worker, true).await.unwrap();
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    server.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    let put = bus.put(Key::Sealed(node()), Bytes::new(), When::Always, None).await;
+    assert_eq!(put, Err(Error::Refused(plexus_bus::Refusal::OutOfMemory)));
+    assert!(matches!(bus.renew(&worker, false).await.unwrap(), Renewed::Held { .. }), "leases live on");
+    server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let put = bus.put(Key::Sealed(node()), Bytes::new(), When::Always, None).await;
+    assert_eq!(put, Err(Error::Refused(plexus_bus::Refusal::NoReplicas)));
+    let huge = Payload::encoded(vec![0; (2 << 20) + 1]);
+    assert!(matches!(bus.publish(Subject::Anyone, huge).await, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_promoted_replica_that_missed_entries_gets_them_again_and_grants_nothing_at_first() {
+    let Some(mut old) = Server::start(free_port(), &[]) else { return };
+    old.ready().await;
+    let port = old.port.to_string();
+    let new = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
+    eventually("the replica follows", || async {
+        new.ask(&["INFO", "replication"]).contains("link_status:up")
+    })
+    .await;
+    let bus = bus_at(old.port).await;
+    let (one, two) = ("w.1".into(), "w.2".into());
+    bus.renew(&one, true).await.unwrap();
+    bus.renew(&two, true).await.unwrap();
+    bus.put(Key::Record(node()), Bytes::new(), When::Absent, None).await.unwrap();
+    let claim = |from| [Claim { node: node(), floor: 0, from }];
+    let Taken::Epochs(epochs) = bus.take(&one, 7, &claim(None)).await.unwrap() else { panic!("lost") };
+    let grant = Grant { epoch: epochs[0].unwrap(), nonce: 7 };
+    assert!(matches!(open(&bus, grant, &[Bytes::from_static(b"t")]).await, Opened::Done(_)));
+    bus.append(&node(), grant, vec![append(grant, b"t", 1, 1)]).await.unwrap();
+    assert_eq!(bus.replicate(&node(), 1, false, Duration::from_secs(1)).await.unwrap(), 1);
+    assert!(matches!(
+        bus.replicate(&node(), 0, true, Duration::from_secs(1)).await,
+        Err(Error::Unsupported(_))
+    ));
+
+    new.ask(&["REPLICAOF", "NO", "ONE"]);
+    let lost = bus.append(&node(), grant, vec![append(grant, b"t", 2, 2)]).await.unwrap();
+    assert_eq!(lost, Appended::Done(vec![Spot::Logged]));
+    old.kill();
+
+    let bus = bus_at(new.port).await;
+    assert!(matches!(bus.renew(&one, false).await.unwrap(), Renewed::Held { .. }));
+    assert!(matches!(bus.renew(&two, false).await.unwrap(), Renewed::Held { .. }));
+    bus.release(&one, &[(node(), grant.epoch)]).await.unwrap();
+    assert_eq!(bus.take(&two, 8, &claim(None)).await.unwrap(), Taken::Epochs(vec![None]), "grace");
+    let look = bus.look(&node()).await.unwrap();
+    assert_eq!(look.tails[0].1.seq, 1);
+    assert_ne!(look.stamped.as_ref(), Some(&look.era));
+    let again = bus.append(&node(), grant, vec![append(grant, b"t", 2, 2)]).await.unwrap();
+    assert_eq!(again, Appended::Done(vec![Spot::Logged]));
+    assert!(bus.stamp(&node(), grant, look.era).await.unwrap());
+    eventually("the grace is over", || async {
+        bus.renew(&two, false).await.unwrap();
+        bus.take(&two, 8, &claim(None)).await.unwrap() != Taken::Epochs(vec![None])
+    })
+    .await;
+    let owner = bus.owner(&node()).await.unwrap().unwrap();
+    let Opened::Done(openings) = open(&bus, owner.grant, &[Bytes::from_static(b"later")]).await else {
+        panic!("fenced")
+    };
+    let told: Vec<_> = openings.iter().map(|o| (o.topic.as_ref(), o.prev.seq, o.sure)).collect();
+    assert_eq!(told, [(&b"later"[..], 0, true), (&b"t"[..], 2, true)]);
+}
