@@ -2,6 +2,8 @@
 //! replica that missed writes, or forgets the functions. Needs `redis-server` 7 on the path; without it
 //! the tests say so and pass.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use bytes::Bytes;
 use plexus_bus::{
     Append, Appended, Bus, Claim, Config, Error, Event, Grant, Key, NodeName, Opened, Payload, Ran, Range,
@@ -130,7 +132,9 @@ async fn an_opening_carries_what_the_script_adds_and_topics_are_bytes() {
     bus.put(Key::Record(node()), Bytes::from_static(b"record"), When::Absent, None).await.unwrap();
     let mut live = bus.subscribe(Subject::Topic(node(), topic.clone())).await.unwrap();
     let first = Grant { epoch: 1_700_000_000_000_000, nonce: u64::MAX };
-    let Opened::Done(openings) = open(&bus, first, &[topic.clone()]).await else { panic!("fenced") };
+    let Opened::Done(openings) = open(&bus, first, std::slice::from_ref(&topic)).await else {
+        panic!("fenced")
+    };
     assert!(openings[0].sure, "the fence was made with the record");
     let second = Grant { epoch: first.epoch + 1, nonce: 2 };
     let done = bus.append(&node(), first, vec![append(first, b"\xff\x00 {x}", 1, 3)]).await.unwrap();

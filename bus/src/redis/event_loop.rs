@@ -15,6 +15,7 @@ use fred::{
     types::{ClusterHash, CustomCommand, Message, Value, config::Server},
 };
 use futures::future::try_join_all;
+use prometheus_client::metrics::counter::Counter;
 use std::{
     collections::{HashMap, hash_map::Entry},
     time::Duration,
@@ -35,6 +36,7 @@ const BATCH: usize = 256;
 pub(super) struct Listeners {
     asks: mpsc::Sender<Ask>,
     whole: watch::Receiver<bool>,
+    lagged: Counter,
 }
 
 enum Ask {
@@ -119,6 +121,7 @@ impl Listeners {
             // Where the queue is full, the loop's own round finds the closed feed.
             let _ = asks.try_send(Ask::Leave { channel: gone });
         });
+        let feed = feed.counting(self.lagged.clone());
         let (done, answer) = oneshot::channel();
         self.asks.try_send(Ask::Join { channel: name, feed, done }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
@@ -141,6 +144,7 @@ impl EventLoop {
         let (whole, whole_rx) = watch::channel(true);
         let mut clock = interval(Duration::from_secs(1));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let lagged = metrics.lagged.clone();
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
         let this = Self {
             client,
@@ -157,7 +161,7 @@ impl EventLoop {
             clock,
             metrics,
         };
-        (Listeners { asks: asks_tx, whole: whole_rx }, this)
+        (Listeners { asks: asks_tx, whole: whole_rx, lagged }, this)
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {

@@ -79,7 +79,7 @@ impl History for Redis {
                     Position::new(grant.epoch, first).to_string().into(),
                     Position::new(grant.epoch, append.last).to_string().into(),
                     decimal(append.keep),
-                    self.encode(&append.entry)?,
+                    append.entry.to_bytes(),
                 ]);
             }
             let answer = self.log("plx1_append", node, &args).await?;

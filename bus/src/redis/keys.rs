@@ -15,18 +15,6 @@ use std::time::Duration;
 /// Names of one page of a list.
 const PAGE: u64 = 256;
 
-/// Bytes of a free name at most.
-const NAME_MAX: usize = 512;
-
-fn check(key: &Key) -> Result<(), Error> {
-    match key {
-        Key::Named(name) if name.is_empty() || name.len() > NAME_MAX => {
-            Err(Error::Invalid(format!("a name has 1 to {NAME_MAX} bytes")))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn condition(when: When) -> Bytes {
     match when {
         When::Always => Bytes::from_static(b"always"),
@@ -49,18 +37,11 @@ impl Redis {
 
 impl Keys for Redis {
     fn get(&self, key: Key) -> Answer<'_, Option<Kept>> {
-        Box::pin(async move {
-            check(&key)?;
-            self.kept(names::value(&key)).await
-        })
+        Box::pin(async move { self.kept(names::value(&key)).await })
     }
 
     fn put(&self, key: Key, data: Bytes, when: When, ttl: Option<Duration>) -> Answer<'_, Option<u64>> {
         Box::pin(async move {
-            check(&key)?;
-            if data.len() > self.frame_bytes_max {
-                return Err(Error::Invalid(format!("a value of {} bytes is too large", data.len())));
-            }
             let at = names::value(&key);
             let ttl = ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX >> 12).max(1));
             let answer = self
@@ -83,7 +64,6 @@ impl Keys for Redis {
 
     fn delete(&self, key: Key, when: When) -> Answer<'_, bool> {
         Box::pin(async move {
-            check(&key)?;
             let at = names::value(&key);
             let answer = self
                 .call(|| {

@@ -56,7 +56,6 @@ use crate::{
     Config, Error, Metrics, Payload, Port, Subject, Subscription,
     port::{Answer, Live},
 };
-use bytes::Bytes;
 use event_loop::{EventLoop, Listeners};
 use futures::future::BoxFuture;
 use link::{Duty, Link};
@@ -73,7 +72,6 @@ pub struct Redis {
     live: Link,
     waiting: Link,
     listeners: Listeners,
-    frame_bytes_max: usize,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stops: DropGuard,
@@ -99,17 +97,7 @@ impl Redis {
         }
         tasks.close();
         let stops = stop.clone().drop_guard();
-        let frame_bytes_max = config.frame_bytes_max;
-        Ok(Self { commands, live, waiting, listeners, frame_bytes_max, tasks, stop, _stops: stops })
-    }
-
-    /// Encodes a frame, unless it is larger than the bus carries.
-    fn encode(&self, frame: &Payload) -> Result<Bytes, Error> {
-        let bytes = frame.to_bytes();
-        if bytes.len() > self.frame_bytes_max {
-            return Err(Error::Invalid(format!("a frame of {} bytes is too large for the bus", bytes.len())));
-        }
-        Ok(bytes)
+        Ok(Self { commands, live, waiting, listeners, tasks, stop, _stops: stops })
     }
 
     /// Calls a function.
@@ -151,8 +139,7 @@ impl Port for Redis {
 impl Live for Redis {
     fn publish(&self, subject: Subject, frame: Payload) -> Answer<'_, usize> {
         Box::pin(async move {
-            let frame = self.encode(&frame)?;
-            let args = Args::new(2).bytes(names::channel(&subject)).bytes(frame);
+            let args = Args::new(2).bytes(names::channel(&subject)).bytes(frame.to_bytes());
             let heard = value::number(self.run("SPUBLISH", args).await?)?;
             Ok(usize::try_from(heard).unwrap_or(usize::MAX))
         })
