@@ -2,7 +2,10 @@
 //! request by one table, answers repeats from the window, counts the credit of streams, and queues
 //! answers for a task of the loop to send. Decides nothing about the node itself, and never waits.
 
-use super::answers::{Answer, Answers, Content, Known};
+use super::{
+    answers::{Answer, Answers, Content, Known},
+    peers::Ask,
+};
 use crate::{Refusal, clock::Now, refuse};
 use plexus_bus::{
     Body, Call, CallId, Envelope, Error, Frame, GatewayId, Incarnation, Outcome, Payload, Topic,
@@ -36,24 +39,8 @@ pub(crate) enum Request {
     Refresh(u64),
     /// `Owner/Purge`: forget what the topic's log holds.
     Purge(Topic),
-    /// `NodeService/GetIdentity`.
-    GetIdentity,
-    /// `NodeService/ListBootstrap`.
-    ListBootstrap,
-    /// `PeerService/ListPeers`.
-    ListPeers(v1::ListPeersRequest),
-    /// `PeerService/CountPeers`.
-    CountPeers(v1::CountPeersRequest),
-    /// `PeerService/GetPeer`.
-    GetPeer(v1::GetPeerRequest),
-    /// `PeerService/Connect`.
-    Connect(v1::ConnectRequest),
-    /// `PeerService/Disconnect`.
-    Disconnect(v1::DisconnectRequest),
-    /// `PeerService/Ping`, a stream.
-    Ping(v1::PingRequest),
-    /// `PeerService/ListBlocks`.
-    ListBlocks(v1::ListBlocksRequest),
+    /// PeerService, and what NodeService asks about the swarm.
+    Peers(Ask),
 }
 
 impl Request {
@@ -72,15 +59,15 @@ impl Request {
             "plexus.v1.TopicService/ListTopics" => typed(call, Self::ListTopics),
             "plexus.v1.TopicService/GetTopic" => typed(call, Self::GetTopic),
             "plexus.v1.TopicService/ListTopicPeers" => typed(call, Self::ListTopicPeers),
-            "plexus.v1.NodeService/GetIdentity" => Ok(Self::GetIdentity),
-            "plexus.v1.NodeService/ListBootstrap" => Ok(Self::ListBootstrap),
-            "plexus.v1.PeerService/ListPeers" => typed(call, Self::ListPeers),
-            "plexus.v1.PeerService/CountPeers" => typed(call, Self::CountPeers),
-            "plexus.v1.PeerService/GetPeer" => typed(call, Self::GetPeer),
-            "plexus.v1.PeerService/Connect" => typed(call, Self::Connect),
-            "plexus.v1.PeerService/Disconnect" => typed(call, Self::Disconnect),
-            "plexus.v1.PeerService/Ping" => typed(call, Self::Ping),
-            "plexus.v1.PeerService/ListBlocks" => typed(call, Self::ListBlocks),
+            "plexus.v1.NodeService/GetIdentity" => Ok(Self::Peers(Ask::Identity)),
+            "plexus.v1.NodeService/ListBootstrap" => Ok(Self::Peers(Ask::Bootstrap)),
+            "plexus.v1.PeerService/ListPeers" => typed(call, |m| Self::Peers(Ask::List(m))),
+            "plexus.v1.PeerService/CountPeers" => Ok(Self::Peers(Ask::Count)),
+            "plexus.v1.PeerService/GetPeer" => typed(call, |m| Self::Peers(Ask::Get(m))),
+            "plexus.v1.PeerService/Connect" => typed(call, |m| Self::Peers(Ask::Connect(m))),
+            "plexus.v1.PeerService/Disconnect" => typed(call, |m| Self::Peers(Ask::Disconnect(m))),
+            "plexus.v1.PeerService/Ping" => typed(call, |m| Self::Peers(Ask::Ping(m))),
+            "plexus.v1.PeerService/ListBlocks" => typed(call, |m| Self::Peers(Ask::Blocks(m))),
             "plexus.bus.v1.Owner/Join" => typed(call, Self::Join),
             "plexus.bus.v1.Owner/Refresh" => {
                 let bytes = call.payload.to_bytes();
@@ -96,15 +83,15 @@ impl Request {
 
     /// Tells whether doing it twice differs from doing it once; then its answer is kept.
     fn changes(&self) -> bool {
-        matches!(self, Self::Publish(_) | Self::Connect(_) | Self::Disconnect(_))
+        matches!(self, Self::Publish(_) | Self::Peers(Ask::Connect(_) | Ask::Disconnect(_)))
     }
 
     /// The `request_id` by which the window tells repeats. A publish has a window of its own, in the
     /// log.
     fn key(&self) -> Option<String> {
         let (method, id) = match self {
-            Self::Connect(request) => ("connect", &request.request_id),
-            Self::Disconnect(request) => ("disconnect", &request.request_id),
+            Self::Peers(Ask::Connect(request)) => ("connect", &request.request_id),
+            Self::Peers(Ask::Disconnect(request)) => ("disconnect", &request.request_id),
             _ => return None,
         };
         (!id.is_empty()).then(|| format!("{method} {id}"))
@@ -116,8 +103,8 @@ impl Request {
             Self::Publish(publish) => {
                 publish.min_peers > 0 || publish.level > v1::receipt::Level::Logged as i32
             }
-            Self::Connect(_) | Self::Ping(_) => true,
-            Self::GetPeer(request) => request.identify != 0,
+            Self::Peers(Ask::Connect(_) | Ask::Ping(_)) => true,
+            Self::Peers(Ask::Get(request)) => request.identify != 0,
             _ => false,
         }
     }

@@ -13,6 +13,9 @@ mod following;
 mod messages;
 mod policy;
 mod publish;
+mod publishes;
+mod receipt;
+mod record;
 mod status;
 mod topics;
 

@@ -1,7 +1,7 @@
 //! The swarm's first steps: built, listening, dialling those it knew. Also what is done again when the
 //! spec changes.
 
-use super::event_loop::EventLoop;
+use super::{event_loop::EventLoop, peers::Peers};
 use crate::{
     Error,
     clock::{Moment, Now},
@@ -53,6 +53,7 @@ impl EventLoop {
         self.swarm.put(swarm);
         self.ids = Some(ids);
         self.status.rebuilt(now);
+        self.peers = Peers::new(&self.config.node, &self.record, &self.known);
         self.following.rejoin();
         self.apply_policies();
         self.listen(&spec);
@@ -86,15 +87,6 @@ impl EventLoop {
     fn dial_known(&mut self, spec: &v1::NodeSpec) {
         let known = std::mem::take(&mut self.known);
         self.dial(known.iter().chain(&spec.bootstrap));
-    }
-
-    /// Dials the bootstrap peers again where the node is alone.
-    pub(super) fn dial_when_alone(&mut self) {
-        let alone = self.swarm.see().is_some_and(|swarm| swarm.network_info().num_peers() == 0);
-        if alone {
-            let bootstrap = self.spec().bootstrap;
-            self.dial(bootstrap.iter());
-        }
     }
 
     /// Dials peers by addresses that end in `/p2p/…`, each peer once.

@@ -7,13 +7,13 @@ use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol, swarm
 use plexus_proto::{
     bus::NodeState,
     v1::{
-        self, PeerCounts, node_status,
+        self, node_status,
         node_status::{Condition, State, condition::Grade},
         reachability::Verdict,
     },
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     time::{Duration, SystemTime},
 };
 
@@ -100,19 +100,6 @@ impl Status {
         }
     }
 
-    fn counts(&self) -> PeerCounts {
-        let incoming = self.connections.values().filter(|(.., incoming)| *incoming).count();
-        let peers: BTreeSet<&PeerId> = self.connections.values().map(|(peer, ..)| peer).collect();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        PeerCounts {
-            connected: count(peers.len()),
-            known: count(peers.len()),
-            mesh: 0,
-            incoming: count(incoming),
-            outgoing: count(self.connections.len() - incoming),
-        }
-    }
-
     /// Addresses that the next owner dials at once: of peers that this node could dial itself, first.
     fn peers(&self) -> Vec<String> {
         let mut all: Vec<_> = self.connections.values().filter(|(.., incoming)| !incoming).collect();
@@ -157,10 +144,7 @@ impl EventLoop {
         if now.moment.since(self.status.started.moment) >= HEALTH {
             self.status.failures = 0;
         }
-        let mut counts = self.status.counts();
-        let gossip = self.swarm.see().and_then(|swarm| swarm.behaviour().gossip.as_ref());
-        let mesh = gossip.map_or(0, |gossip| gossip.all_mesh_peers().count());
-        counts.mesh = u32::try_from(mesh).unwrap_or(u32::MAX);
+        let counts = self.swarm.see().map(|swarm| self.peers.counts(swarm));
         let node = self.record.node.clone().unwrap_or_default();
         let status = v1::NodeStatus {
             state: state.into(),
@@ -168,7 +152,7 @@ impl EventLoop {
             epoch: self.log.grant().epoch,
             addresses: self.addresses(),
             reachability: Verdict::Unspecified.into(),
-            peers: Some(counts),
+            peers: counts,
             topics: u32::try_from(self.following.joined()).unwrap_or(u32::MAX),
             last_error: self.status.last_error.clone(),
             started_at: Some(self.status.started.wall.into()),
