@@ -356,11 +356,6 @@ impl Calls {
         }
     }
 
-    /// Tells whether the call is open.
-    pub(crate) fn is_open(&self, id: CallId) -> bool {
-        self.open.contains_key(&id)
-    }
-
     /// Forgets answers past their time, and calls for which nobody waits; the latter are told.
     pub(crate) fn expire(&mut self, now: Now) -> Vec<CallId> {
         self.answers.expire(now.moment);
@@ -557,6 +552,6 @@ mod tests {
         assert!(matches!(rest[0].body, Body::Output(_)));
         assert!(outcome(&rest[1]).result.is_ok());
         assert_eq!(rest[1].sequence, 3);
-        assert!(!calls.is_open(id));
+        assert!(!calls.output(id, topic("three")));
     }
 }

@@ -25,9 +25,7 @@ use crate::{
 };
 use bytes::Bytes;
 use libp2p::{identity::Keypair, swarm::SwarmEvent};
-use plexus_bus::{
-    Bus, CallId, Envelope, Era, Event as Heard, Incarnation, NodeName, Subscription,
-};
+use plexus_bus::{Bus, CallId, Envelope, Era, Event as Heard, Incarnation, NodeName, Subscription};
 use plexus_proto::bus::NodeRecord;
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::{
@@ -114,8 +112,6 @@ pub struct EventLoop {
     pub(super) surveying: bool,
     pub(super) reading: bool,
     pub(super) subscribing: bool,
-    /// Whether the first interest was read and the logs may be opened.
-    pub(super) begun: bool,
     /// Whether `Note::Running` was given.
     pub(super) running: bool,
     /// A note that found the host's queue full.
@@ -154,7 +150,7 @@ impl EventLoop {
         let limits = &start.config.node;
         let mut following = Following::new(limits.clone());
         following.set_record(&start.record);
-        Self {
+        let mut node = Self {
             status: Status::new(&start.state, now),
             author: start.key.public().to_peer_id().to_bytes().into(),
             swarm: Leased::new(start.deadline),
@@ -184,7 +180,6 @@ impl EventLoop {
             surveying: false,
             reading: false,
             subscribing: false,
-            begun: false,
             running: false,
             unsaid: Vec::new(),
             draining: None,
@@ -200,7 +195,11 @@ impl EventLoop {
             era: start.era,
             changed: start.changed,
             notes: start.notes,
-        }
+        };
+        // Known and wanted logs are opened by the carrier; with the pins these are all.
+        node.apply_policies();
+        node.open_kept(now);
+        node
     }
 
     /// Opens the logs, builds the swarm, and serves until it ends.
@@ -232,7 +231,8 @@ impl EventLoop {
 
     fn set_clock(&mut self) {
         let mut until = self.ticked.after(TICK).min(self.swarm.deadline());
-        let more = [self.log.wake(), self.publishes.wake(self.now.moment), self.peers.wake(), self.unmute_at()];
+        let more =
+            [self.log.wake(), self.publishes.wake(self.now.moment), self.peers.wake(), self.unmute_at()];
         for wake in more.into_iter().flatten() {
             until = until.min(wake);
         }
@@ -316,7 +316,7 @@ impl EventLoop {
         for note in std::mem::take(&mut self.unsaid) {
             self.tell(note);
         }
-        let idle = self.begun && self.following.gateways().is_empty();
+        let idle = self.following.gateways().is_empty();
         if now.moment.since(self.surveyed) >= if idle { SURVEY_IDLE } else { SURVEY } {
             self.survey(now);
         }

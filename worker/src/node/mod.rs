@@ -86,3 +86,6 @@ pub enum Ended {
     /// It cannot go on; one sentence. The host restarts it with back-off, then quarantines it.
     Failed(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,14 +126,7 @@ impl EventLoop {
         }
         match self.log.seek(&publish.topic, publish.name()) {
             Known::New => self.admit(ticket, now),
-            Known::Wait => {
-                let topic = publish.topic.clone();
-                match self.log.open([topic]) {
-                    Ok(()) => self.publishes.wait(ticket, Cause::Window),
-                    Err(refused) => self.refuse_push(ticket, refused, now),
-                }
-            }
-            Known::Pending(_) => self.publishes.wait(ticket, Cause::Window),
+            Known::Wait | Known::Pending(_) => self.publishes.wait(ticket, Cause::Window),
             Known::Logged { position, id } => self.repeat(ticket, position, id, now),
             Known::Stale => {
                 let message = "a later sequence of this producer is already logged";

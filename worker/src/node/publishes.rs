@@ -1,11 +1,7 @@
 //! Publishes under way: where each is on its way to a receipt, and what it waits for. Owned by the
 //! loop; the steps are in `publish` (up to the log) and `receipt` (from the log on).
 
-use super::{
-    answers::Content,
-    log::Name,
-    receipt::reached_so_far,
-};
+use super::{answers::Content, log::Name, receipt::reached_so_far};
 use crate::{Refusal, clock::Moment, refuse};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -188,7 +184,11 @@ impl Publish {
     }
 
     /// Takes what gossipsub said (interop.md D.1); a refusal where the caller wanted more.
-    pub(super) fn sent(&mut self, result: Result<MessageId, PublishError>, reached: usize) -> Option<Refusal> {
+    pub(super) fn sent(
+        &mut self,
+        result: Result<MessageId, PublishError>,
+        reached: usize,
+    ) -> Option<Refusal> {
         match result {
             Ok(_) => self.peers = u32::try_from(reached.max(1)).unwrap_or(u32::MAX),
             Err(PublishError::AllQueuesFull(_)) if self.min_peers > 0 => {
@@ -221,4 +221,3 @@ impl Publish {
         }
     }
 }
-

@@ -37,9 +37,7 @@ impl EventLoop {
         }
         self.following.set_record(&self.record);
         self.apply_policies();
-        if let Err(refused) = self.log.open(self.following.kept(now.wall)) {
-            tracing::warn!(node = %self.name, ?refused, "not every pinned topic can be kept");
-        }
+        self.open_kept(now);
         self.moved = true;
         if self.swarm.see().is_none() {
             return;
@@ -64,4 +62,3 @@ impl EventLoop {
         self.step_waiting(None, now);
     }
 }
-

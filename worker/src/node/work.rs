@@ -261,16 +261,10 @@ impl EventLoop {
                     self.work.spawn(forget(self.bus.clone(), self.name.clone(), gone));
                 }
                 self.moved = true;
-                self.begun = true;
-                let kept = self.following.kept(now.wall);
-                // Before the swarm is built this is the opening itself, also of no topic at all.
-                if let Err(refused) = self.log.open(kept) {
-                    tracing::warn!(node = %self.name, ?refused, "not every wanted topic can be kept");
-                }
+                self.open_kept(now);
                 self.apply_policies();
             }
             Err(error) => tracing::debug!(node = %self.name, %error, "interest could not be read"),
         }
     }
 }
-
