@@ -429,3 +429,6 @@ impl<T: Transport<Error = io::Error> + Unpin> Transport for Guarded<T> {
         Poll::Ready(event)
     }
 }
+
+#[cfg(test)]
+mod tests;
