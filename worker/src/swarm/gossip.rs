@@ -321,6 +321,14 @@ impl Awake {
         self.follow(topic, None)
     }
 
+    /// Counts its heartbeats and more into a registry.
+    #[cfg(test)]
+    pub(super) fn count_into(&mut self, registry: &mut prometheus_client::registry::Registry) {
+        let config = ConfigBuilder::default().validation_mode(ValidationMode::None).build().unwrap();
+        let stand_in = Gossipsub::new(MessageAuthenticity::RandomAuthor, config).unwrap();
+        self.inner = std::mem::replace(&mut self.inner, stand_in).with_metrics(registry, Default::default());
+    }
+
     fn poll_alone(
         &mut self,
         cx: &mut Context<'_>,

@@ -155,6 +155,12 @@ impl fmt::Display for Rule {
 #[error("the address is not dialled by rule {0}")]
 pub struct Refused(pub Rule);
 
+/// Carries a refusal one level down. Transports nest errors in `Either`, which answers as its source
+/// the source of what it holds and so hides what it holds.
+#[derive(Debug, thiserror::Error)]
+#[error("dial refused")]
+struct Carried(#[source] Refused);
+
 /// Walks to the refusal within an error. `io::Error` hides what it wraps from `source`.
 fn rule_in(error: &(dyn error::Error + 'static)) -> Option<Rule> {
     let mut next = Some(error);
@@ -396,7 +402,7 @@ impl<T: Transport<Error = io::Error> + Unpin> Transport for Guarded<T> {
         if let Err(rule) = self.guard.judge(&addr, self.stage) {
             self.refused.inc();
             tracing::debug!(%addr, %rule, "dial refused");
-            return Err(TransportError::Other(io::Error::other(Refused(rule))));
+            return Err(TransportError::Other(io::Error::other(Carried(Refused(rule)))));
         }
         self.inner.dial(addr, opts)
     }

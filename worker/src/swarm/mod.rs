@@ -11,6 +11,7 @@ pub mod behaviour;
 pub mod blocks;
 pub mod gossip;
 pub mod guard;
+mod names;
 pub mod preset;
 mod ranges;
 mod security;

@@ -6,7 +6,8 @@ use plexus_proto::v1::{
     topic_policy::Preset,
 };
 
-const PRESETS: [Preset; 6] = [Preset::Go, Preset::Js, Preset::Rust, Preset::Sha256, Preset::Waku, Preset::Eth2];
+const PRESETS: [Preset; 6] =
+    [Preset::Go, Preset::Js, Preset::Rust, Preset::Sha256, Preset::Waku, Preset::Eth2];
 
 fn agrees(preset: Preset) -> v1::NodeSpec {
     let gossip = Gossip { preset: preset as i32, ..Default::default() };

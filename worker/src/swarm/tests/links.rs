@@ -71,8 +71,14 @@ async fn what_cannot_be_built_is_an_error() {
     ];
     for spec in specs {
         let (key, metrics) = (Keypair::generate_ed25519(), Metrics::default());
-        let plan =
-            Plan { key: &key, spec: &spec, blocks: &[], config: &config, allow_private: true, metrics: &metrics };
+        let plan = Plan {
+            key: &key,
+            spec: &spec,
+            blocks: &[],
+            config: &config,
+            allow_private: true,
+            metrics: &metrics,
+        };
         assert!(matches!(build(&plan), Err(Error::Swarm(_))), "{spec:?}");
     }
 }
@@ -96,20 +102,27 @@ async fn identify_tells_the_agent_and_pushes_changes() {
     assert!(agents(&peers[0])[0].0.starts_with("plexus/"));
     let before = agents(&peers[1])[0].1;
     listen(&mut peers, 0, "/ip4/127.0.0.1/tcp/0").await;
-    eventually(&mut peers, "a push", |peers| agents(&peers[1]).iter().any(|(_, addrs)| *addrs > before)).await;
+    eventually(&mut peers, "a push", |peers| agents(&peers[1]).iter().any(|(_, addrs)| *addrs > before))
+        .await;
 }
 
 #[tokio::test]
 async fn what_the_spec_leaves_out_is_off_and_kademlia_is_a_client() {
-    let off = Protocols { gossipsub: Some(false), identify: Some(false), ping: Some(false), ..Default::default() };
+    let off =
+        Protocols { gossipsub: Some(false), identify: Some(false), ping: Some(false), ..Default::default() };
     let peer = Peer::dev(v1::NodeSpec { protocols: Some(off), ..Default::default() });
     let behaviour = peer.swarm.behaviour();
-    assert!(!behaviour.gossip.is_enabled() && !behaviour.identify.is_enabled() && !behaviour.ping.is_enabled());
+    assert!(
+        !behaviour.gossip.is_enabled() && !behaviour.identify.is_enabled() && !behaviour.ping.is_enabled()
+    );
     assert_eq!(peer.ids.last(), 0);
     assert!(!behaviour.kad.is_enabled());
 
-    for (mode, expected) in [(kad::Mode::Client, "client"), (kad::Mode::Server, "server"), (kad::Mode::Auto, "client")] {
-        let spec = v1::NodeSpec { kad: Some(Kad { mode: mode as i32, ..Default::default() }), ..Default::default() };
+    for (mode, expected) in
+        [(kad::Mode::Client, "client"), (kad::Mode::Server, "server"), (kad::Mode::Auto, "client")]
+    {
+        let spec =
+            v1::NodeSpec { kad: Some(Kad { mode: mode as i32, ..Default::default() }), ..Default::default() };
         let peer = Peer::dev(spec);
         assert_eq!(peer.swarm.behaviour().kad.as_ref().unwrap().mode().to_string(), expected);
     }
@@ -119,14 +132,18 @@ async fn what_the_spec_leaves_out_is_off_and_kademlia_is_a_client() {
 async fn connections_are_bounded_by_the_stricter_of_spec_and_config() {
     let limits = Limits { connections_max: 2, ..Default::default() };
     let bounded = v1::NodeSpec { limits: Some(limits), ..Default::default() };
-    let mut peers: Vec<_> = std::iter::once(Peer::dev(bounded)).chain((0..3).map(|_| Peer::dev(Default::default()))).collect();
+    let mut peers: Vec<_> =
+        std::iter::once(Peer::dev(bounded)).chain((0..3).map(|_| Peer::dev(Default::default()))).collect();
     let addr = listen(&mut peers, 0, "/memory/0").await;
     for peer in &mut peers[1..] {
         peer.swarm.dial(addr.clone()).unwrap();
     }
     eventually(&mut peers, "one is turned away", |peers| {
         let denied = |e: &SwarmEvent<BehaviourEvent>| {
-            matches!(e, SwarmEvent::IncomingConnectionError { error: libp2p::swarm::ListenError::Denied { .. }, .. })
+            matches!(
+                e,
+                SwarmEvent::IncomingConnectionError { error: libp2p::swarm::ListenError::Denied { .. }, .. }
+            )
         };
         peers[0].events.iter().any(denied)
     })

@@ -1,10 +1,10 @@
 //! Real swarms that talk to each other, over loopback and the memory transport.
 
-mod blocks;
 mod dials;
-mod gossip;
 mod ids;
 mod links;
+mod outcasts;
+mod topics;
 
 use super::*;
 use futures::{FutureExt, StreamExt, future::select_all};
@@ -50,9 +50,11 @@ impl Peer {
 
     fn messages(&self) -> Vec<(gossipsub::MessageId, gossipsub::Message)> {
         let message = |event: &SwarmEvent<BehaviourEvent>| match event {
-            SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message { message_id, message, .. })) => {
-                Some((message_id.clone(), message.clone()))
-            }
+            SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message {
+                message_id,
+                message,
+                ..
+            })) => Some((message_id.clone(), message.clone())),
             _ => None,
         };
         self.events.iter().filter_map(message).collect()

@@ -71,7 +71,8 @@ async fn a_peer_with_many_topics_is_seen() {
         peers[1].follow(&format!("t{n}"));
     }
     star(&mut peers).await;
-    eventually(&mut peers, "150 topics", |peers| (0..150).all(|n| peers[0].followers(&format!("t{n}")) == 1)).await;
+    eventually(&mut peers, "150 topics", |peers| (0..150).all(|n| peers[0].followers(&format!("t{n}")) == 1))
+        .await;
 }
 
 #[tokio::test]
@@ -98,7 +99,8 @@ async fn what_was_missed_comes_by_gossip_on_a_busy_topic() {
     let mut peers: Vec<_> = (0..3).map(|_| Peer::dev(with(narrow))).collect();
     peers.iter_mut().for_each(|peer| peer.follow("t"));
     star(&mut peers).await;
-    eventually(&mut peers, "both follow", |peers| peers[0].followers("t") == 2 && peers[0].mesh("t") == 1).await;
+    eventually(&mut peers, "both follow", |peers| peers[0].followers("t") == 2 && peers[0].mesh("t") == 1)
+        .await;
     for n in 0..600u32 {
         peers[0].gossip().publish(gossipsub::TopicHash::from_raw("t"), n.to_be_bytes()).unwrap();
     }
@@ -145,7 +147,10 @@ async fn invalid_messages_put_a_peer_on_the_graylist() {
             event = second[0].swarm.select_next_some() => event,
             _ = first[0].swarm.select_next_some() => continue,
         };
-        if let SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message { message_id, .. })) = event {
+        if let SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message {
+            message_id, ..
+        })) = event
+        {
             let reject = gossipsub::MessageAcceptance::Reject;
             second[0].gossip().report_message_validation_result(&message_id, &sender, reject);
             judged += 1;
@@ -180,8 +185,14 @@ async fn impossible_degrees_are_an_error_and_low_ones_are_not() {
         (Mesh { d: 8, d_high: 7, ..Default::default() }, false),
     ] {
         let spec = with(Gossip { mesh: Some(mesh), ..Default::default() });
-        let plan =
-            Plan { key: &key, spec: &spec, blocks: &[], config: &config, allow_private: true, metrics: &metrics };
+        let plan = Plan {
+            key: &key,
+            spec: &spec,
+            blocks: &[],
+            config: &config,
+            allow_private: true,
+            metrics: &metrics,
+        };
         assert_eq!(build(&plan).is_ok(), works, "{mesh:?}");
     }
 }
