@@ -48,6 +48,7 @@ pub struct Behaviour {
 
 /// What the protocols tell.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from the swarm to the loop")]
 pub enum BehaviourEvent {
     /// A message, a subscription, or a peer that is too slow.
     Gossip(gossipsub::Event),

@@ -266,7 +266,9 @@ mod tests {
         let opts = DialOpts { role: libp2p::core::Endpoint::Dialer, port_use: PortUse::New };
         let addr: Multiaddr = addr.parse().unwrap();
         let error = match transport.dial(addr.clone(), opts) {
-            Ok(dial) => TransportError::Other(dial.await.err().expect("nobody speaks libp2p there")),
+            Ok(dial) => {
+                TransportError::Other(dial.await.map(|_| ()).expect_err("nobody speaks libp2p there"))
+            }
             Err(error) => error,
         };
         DialError::Transport(vec![(addr, error)])

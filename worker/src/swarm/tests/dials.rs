@@ -67,7 +67,7 @@ impl Honeypot {
         hosts.push(("/ip6/::ffff:127.0.0.1".to_owned(), self.v4));
         hosts.push(("/dns4/localhost".to_owned(), self.v4));
         hosts.push(("/dns/127.0.0.1".to_owned(), self.v4));
-        hosts.push((format!("/ip4/8.8.8.8/tcp/4001/ip4/127.0.0.1"), self.v4));
+        hosts.push(("/ip4/8.8.8.8/tcp/4001/ip4/127.0.0.1".to_owned(), self.v4));
         let ways = |(host, port): (String, u16)| {
             [
                 format!("{host}/tcp/{port}"),
