@@ -27,6 +27,7 @@ pub(crate) mod wire;
 
 pub use desc::Error;
 pub use limits::Trailers;
+pub use listener::Peer;
 
 use crate::{config::Config, metrics::Metrics};
 use app::App;
