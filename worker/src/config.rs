@@ -49,7 +49,7 @@ pub struct Lease {
 }
 
 /// Where the key-encryption key is: 32 bytes, base64 or hexadecimal.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
     /// A file with the key.
@@ -58,6 +58,17 @@ pub struct Keys {
     pub key: Option<String>,
     /// Makes a key for this process where none is given: nodes do not outlive it. Development only.
     pub generate: bool,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = self.key.as_ref().map(|_| "[masked]");
+        f.debug_struct("Keys")
+            .field("file", &self.file)
+            .field("key", &key)
+            .field("generate", &self.generate)
+            .finish()
+    }
 }
 
 /// Bounds and defaults of each node.

@@ -1,1 +1,5 @@
-//! Stub.
+//! Place: which nodes live on this worker.
+mod identity;
+mod lease;
+mod material;
+mod placement;
