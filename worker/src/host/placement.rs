@@ -80,8 +80,8 @@ pub(crate) struct Plan {
     pub(crate) claim: Vec<NodeName>,
 }
 
-/// Reads what a record wishes; `None`: it is not to be run. A node that is being deleted, or has no
-/// record, is taken to be buried.
+/// Reads what a record wishes; `None`: it is not to be run. A node that is being deleted, or is listed
+/// without a record, is taken to be buried.
 pub(crate) fn rule(record: Option<&NodeRecord>, state: Option<&NodeState>) -> Option<Rule> {
     let Some(record) = record else { return Some(Rule::default()) };
     let spec = record.node.as_ref().and_then(|node| node.spec.as_ref()).cloned().unwrap_or_default();
@@ -185,7 +185,10 @@ impl Placement {
         if let (Some(live), Some(owner)) = (&mut self.live, &owner) {
             live.insert(owner.clone());
         }
-        self.owned(node, owner, now);
+        // A node that is buried is told like one that is given back; an unknown one stays unknown.
+        if owner.is_some() || self.knows(node) {
+            self.owned(node, owner, now);
+        }
     }
 
     /// Tells whether the node is known.
@@ -229,8 +232,8 @@ impl Placement {
         self.leave(node);
         if let Some(entry) = self.nodes.get_mut(node) {
             entry.last = Some(self.pod.clone());
+            self.owned(node, None, now);
         }
-        self.owned(node, None, now);
     }
 
     /// Hears that this worker's lease is over: nothing is here.
