@@ -217,8 +217,12 @@ fn is_id_byte(byte: u8) -> bool {
 /// The name of this machine or pod, in the letters that an id may have.
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String =
-        name.trim().bytes().map(|byte| if is_id_byte(byte) { char::from(byte) } else { '-' }).take(200).collect();
+    let name: String = name
+        .trim()
+        .bytes()
+        .map(|byte| if is_id_byte(byte) { char::from(byte) } else { '-' })
+        .take(200)
+        .collect();
     if name.is_empty() { "worker".into() } else { name }
 }
 

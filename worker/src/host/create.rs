@@ -5,14 +5,14 @@
 //! names; the next creation writes over it. While it goes on a lock with a TTL keeps a second
 //! creation of the same name away, so that key and record always belong together.
 
-use super::{
-    identity::Seal,
-    material,
-};
+use super::{identity::Seal, material};
 use crate::{Refusal, refuse};
 use bytes::Bytes;
 use libp2p::identity::Keypair;
-use plexus_bus::{Body, Bus, Call, CallId, Enlisted, Envelope, Frame, Incarnation, Key, NodeName, Outcome, Payload, Subject, When};
+use plexus_bus::{
+    Body, Bus, Call, CallId, Enlisted, Envelope, Frame, Incarnation, Key, NodeName, Outcome, Payload,
+    Subject, When,
+};
 use plexus_proto::{
     bus::NodeRecord,
     reason::Reason,
@@ -100,7 +100,13 @@ impl Maker {
         same.then(|| Made { node: answer_of(&record, revision), repeated: true })
     }
 
-    async fn within(&self, left: Duration, namespace: &str, id: CallId, request: &CreateNodeRequest) -> Result<Made, Refusal> {
+    async fn within(
+        &self,
+        left: Duration,
+        namespace: &str,
+        id: CallId,
+        request: &CreateNodeRequest,
+    ) -> Result<Made, Refusal> {
         match time::timeout(left, self.create(namespace, id, request)).await {
             Ok(result) => result,
             Err(_) => Err(refuse(Reason::DeadlineExceeded, "the node was not created in time")),
@@ -118,17 +124,25 @@ impl Maker {
             epoch: 0,
             body: Body::Outcome(Outcome { result, from_window, moved: false }),
         };
-        if let Err(error) = self.bus.publish(Subject::Replies(call.reply_to.clone()), Payload::of(envelope)).await {
+        if let Err(error) =
+            self.bus.publish(Subject::Replies(call.reply_to.clone()), Payload::of(envelope)).await
+        {
             tracing::warn!(%error, "the answer to a creation was lost");
         }
     }
 
-    async fn create(&self, namespace: &str, id: CallId, request: &CreateNodeRequest) -> Result<Made, Refusal> {
+    async fn create(
+        &self,
+        namespace: &str,
+        id: CallId,
+        request: &CreateNodeRequest,
+    ) -> Result<Made, Refusal> {
         spec::check_id(&request.id)?;
         spec::check_request_id(&request.request_id)?;
         let wanted = request.spec.clone().unwrap_or_default();
         spec::check(&wanted)?;
-        let name = NodeName::new(namespace, &request.id).map_err(|e| Box::new(v1::Error::field("id", e.to_string())))?;
+        let name = NodeName::new(namespace, &request.id)
+            .map_err(|e| Box::new(v1::Error::field("id", e.to_string())))?;
         let key = match &request.key {
             Some(key) => material::import(key)?,
             None => material::generate(spec::wanted_key(&wanted))?,
@@ -167,7 +181,13 @@ impl Maker {
         }
         let key = Key::Named(format!("request/{namespace}/CreateNode/{}", request.request_id).into());
         let digest = digest(request);
-        if self.bus.put(key.clone(), digest.clone(), When::Absent, Some(MEMORY)).await.map_err(unavailable)?.is_some() {
+        if self
+            .bus
+            .put(key.clone(), digest.clone(), When::Absent, Some(MEMORY))
+            .await
+            .map_err(unavailable)?
+            .is_some()
+        {
             return Ok(false);
         }
         match self.bus.get(key).await.map_err(unavailable)? {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use libp2p::identity::Keypair;
 use plexus_bus::{
-    Bus, Claim, Error, Frame, Grant, Incarnation, Key, NodeName, Owned, Owner, Payload, Renewed, Subject, Subscription,
-    Taken,
+    Bus, Claim, Error, Frame, Grant, Incarnation, Key, NodeName, Owned, Owner, Payload, Renewed, Subject,
+    Subscription, Taken,
 };
 use plexus_proto::{
     bus::{NodeRecord, NodeState, SealedKey},
@@ -31,17 +31,46 @@ const STRIKE_RETRY: Duration = Duration::from_millis(200);
 
 /// What came back.
 pub(super) enum Done {
-    Renewed { renewal: Renewal, answer: Result<Renewed, Error> },
-    Took { incarnation: Incarnation, nonce: u64, claims: Vec<Claim>, answer: Result<Taken, Error> },
-    Released { incarnation: Incarnation, nodes: Vec<(NodeName, u64)>, answer: Result<usize, Error> },
-    Forgot { incarnation: Incarnation, former: Incarnation, answer: Result<(), Error> },
-    Owned { incarnation: Incarnation, answer: Result<Owned, Error> },
-    Retired { incarnation: Incarnation },
+    Renewed {
+        renewal: Renewal,
+        answer: Result<Renewed, Error>,
+    },
+    Took {
+        incarnation: Incarnation,
+        nonce: u64,
+        claims: Vec<Claim>,
+        answer: Result<Taken, Error>,
+    },
+    Released {
+        incarnation: Incarnation,
+        nodes: Vec<(NodeName, u64)>,
+        answer: Result<usize, Error>,
+    },
+    Forgot {
+        incarnation: Incarnation,
+        former: Incarnation,
+        answer: Result<(), Error>,
+    },
+    Owned {
+        incarnation: Incarnation,
+        answer: Result<Owned, Error>,
+    },
+    Retired {
+        incarnation: Incarnation,
+    },
     Surveyed(Result<(Vec<(NodeName, Owner)>, Vec<Incarnation>), Error>),
     Lives(Result<Vec<Incarnation>, Error>),
     Read(Vec<(NodeName, Sight)>),
-    Loaded { incarnation: Incarnation, node: NodeName, grant: Grant, load: Load },
-    Revision { node: NodeName, revision: Option<u64> },
+    Loaded {
+        incarnation: Incarnation,
+        node: NodeName,
+        grant: Grant,
+        load: Load,
+    },
+    Revision {
+        node: NodeName,
+        revision: Option<u64>,
+    },
     Subscribed(Box<Result<Feeds, Error>>),
     Created(Option<NodeName>),
     /// Nobody waits for it.
@@ -196,9 +225,13 @@ impl Hold {
             return self.write(State::Stopped, &record, state).await;
         }
         let sealed = self.bus.get(Key::Sealed(self.node.clone())).await?;
-        let opened = sealed.and_then(|value| SealedKey::from_bytes(value.data).ok()).map(|key| seal.open(&self.node, &key));
+        let opened = sealed
+            .and_then(|value| SealedKey::from_bytes(value.data).ok())
+            .map(|key| seal.open(&self.node, &key));
         match opened {
-            Some(Ok(key)) => Ok(Load::Start(Box::new(Loaded { record, revision: value.revision, state, key }))),
+            Some(Ok(key)) => {
+                Ok(Load::Start(Box::new(Loaded { record, revision: value.revision, state, key })))
+            }
             Some(Err(error)) => self.unsealable(error.to_string(), state.failures).await,
             None => self.unsealable("the node has no readable key".into(), state.failures).await,
         }
@@ -235,8 +268,11 @@ impl Hold {
             tracing::error!(node = %self.node, reason = reason.as_str_name(), why, "node quarantined");
         }
         state.failures = failures;
-        state.status.get_or_insert_default().last_error =
-            Some(LastError { at: Some(SystemTime::now().into()), reason: reason.as_str_name().into(), message: why });
+        state.status.get_or_insert_default().last_error = Some(LastError {
+            at: Some(SystemTime::now().into()),
+            reason: reason.as_str_name().into(),
+            message: why,
+        });
         self.write(to, &record, state).await
     }
 

@@ -24,7 +24,7 @@ use control::{Claimed, Control, Next};
 use futures::future::BoxFuture;
 use nodes::Hosted;
 use plexus_bus::{
-    Body, Bus, Claim, Envelope, Era, Error, Event, Incarnation, NodeName, Owner, Renewed, Subscription, trace::Trace,
+    Body, Bus, Claim, Envelope, Era, Error, Event, Incarnation, NodeName, Owner, Renewed, Subscription, Trace,
 };
 use plexus_proto::bus::OwnerChange;
 use std::{
@@ -151,7 +151,15 @@ enum Input {
 
 impl EventLoop {
     /// Makes a host; nothing happens before [`EventLoop::run`].
-    pub(crate) fn new(config: Arc<Config>, id: &str, bus: Bus, seal: Seal, metrics: Metrics, ready: watch::Sender<bool>, spawn: Spawn) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        id: &str,
+        bus: Bus,
+        seal: Seal,
+        metrics: Metrics,
+        ready: watch::Sender<bool>,
+        spawn: Spawn,
+    ) -> Self {
         let now = Moment::now();
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -247,7 +255,8 @@ impl EventLoop {
         if self.lease.phase() != Phase::Draining || self.lease.overdue(Moment::now()) {
             return;
         }
-        let nodes: Vec<_> = self.hosted.iter().map(|(node, hosted)| (node.clone(), hosted.grant.epoch)).collect();
+        let nodes: Vec<_> =
+            self.hosted.iter().map(|(node, hosted)| (node.clone(), hosted.grant.epoch)).collect();
         tracing::warn!(nodes = nodes.len(), "the drain took too long; what is left is given back");
         let incarnation = self.lease.incarnation();
         if !nodes.is_empty() && self.bus.release(incarnation, &nodes).await.is_err() {
@@ -345,7 +354,8 @@ impl EventLoop {
     }
 
     fn plan(&mut self, now: Moment) {
-        let loading = self.hosted.values().filter(|hosted| matches!(hosted.phase, nodes::Phase::Loading)).count();
+        let loading =
+            self.hosted.values().filter(|hosted| matches!(hosted.phase, nodes::Phase::Loading)).count();
         let may_claim = loading < self.config.lease.claims_max && self.control.is_idle();
         let plan = self.placement.step(now, !self.reading, may_claim);
         for node in plan.claim {
@@ -393,7 +403,8 @@ impl EventLoop {
 /// The lease.
 impl EventLoop {
     fn renewed(&mut self, renewal: &Renewal, answer: Result<Renewed, Error>, now: Moment) {
-        let answer = answer.inspect_err(|error| tracing::warn!(%error, "the lease could not be renewed")).ok();
+        let answer =
+            answer.inspect_err(|error| tracing::warn!(%error, "the lease could not be renewed")).ok();
         let step = self.lease.answered(renewal, answer.as_ref(), now);
         if let (Step::Begun | Step::Extended, Some(Renewed::Held { era, changes })) = (step, answer) {
             self.era.send_if_modified(|known| known.replace(era.clone()).as_ref() != Some(&era));
@@ -413,7 +424,7 @@ impl EventLoop {
 
     /// Stops every node and drops every grant (P2, P3).
     fn fence(&mut self, now: Moment) {
-        if self.lease.phase() == Phase::Fenced {
+        if self.root.is_cancelled() {
             return;
         }
         tracing::error!(nodes = self.hosted.len(), "the lease is over: every node is stopped");

@@ -57,11 +57,6 @@ impl Control {
         self.releases.insert(node, epoch);
     }
 
-    /// Tells whether the node is being given back.
-    pub(super) fn releases(&self, node: &NodeName) -> bool {
-        self.releases.contains_key(node)
-    }
-
     /// Drops what was not asked for yet; the worker drains.
     pub(super) fn withdraw(&mut self) -> Vec<Claim> {
         std::mem::take(&mut self.claims)
@@ -90,7 +85,9 @@ impl Control {
         let next = if let Some((nonce, claims)) = &self.unsure {
             Next::Take(*nonce, claims.clone())
         } else if !self.releases.is_empty() {
-            Next::Release(self.releases.iter().take(BATCH_MAX).map(|(node, epoch)| (node.clone(), *epoch)).collect())
+            Next::Release(
+                self.releases.iter().take(BATCH_MAX).map(|(node, epoch)| (node.clone(), *epoch)).collect(),
+            )
         } else if self.reconcile {
             self.reconcile = false;
             Next::Compare
@@ -105,7 +102,13 @@ impl Control {
     }
 
     /// Takes the answer to a take; `None`: the lease is lost.
-    pub(super) fn took(&mut self, nonce: u64, claims: Vec<Claim>, answer: Result<Taken, Error>, now: Moment) -> Option<Vec<Claimed>> {
+    pub(super) fn took(
+        &mut self,
+        nonce: u64,
+        claims: Vec<Claim>,
+        answer: Result<Taken, Error>,
+        now: Moment,
+    ) -> Option<Vec<Claimed>> {
         self.busy = false;
         match answer {
             Ok(Taken::Lost) => None,
@@ -130,7 +133,8 @@ impl Control {
             }
             Err(_) => {
                 self.wait(now);
-                let (raises, fresh): (Vec<_>, Vec<_>) = claims.into_iter().partition(|claim| claim.from.is_some());
+                let (raises, fresh): (Vec<_>, Vec<_>) =
+                    claims.into_iter().partition(|claim| claim.from.is_some());
                 self.claims.extend(raises);
                 Some(fresh.into_iter().map(Claimed::Refused).collect())
             }
@@ -138,7 +142,12 @@ impl Control {
     }
 
     /// Takes the answer to a release; answers what was given back. A repeat is safe.
-    pub(super) fn released(&mut self, nodes: Vec<(NodeName, u64)>, answer: &Result<usize, Error>, now: Moment) -> Vec<NodeName> {
+    pub(super) fn released(
+        &mut self,
+        nodes: Vec<(NodeName, u64)>,
+        answer: &Result<usize, Error>,
+        now: Moment,
+    ) -> Vec<NodeName> {
         self.busy = false;
         if answer.is_err() {
             self.wait(now);

@@ -53,7 +53,14 @@ pub(super) enum Phase {
 
 impl Hosted {
     fn new(grant: Grant) -> Self {
-        Self { grant, phase: Phase::Loading, used: false, leaving: false, failures: 0, changed: watch::Sender::new(0) }
+        Self {
+            grant,
+            phase: Phase::Loading,
+            used: false,
+            leaving: false,
+            failures: 0,
+            changed: watch::Sender::new(0),
+        }
     }
 }
 
@@ -87,7 +94,12 @@ impl EventLoop {
             return self.release(node);
         }
         hosted.phase = Phase::Loading;
-        let hold = Hold { bus: self.bus.clone(), worker: self.lease.incarnation().clone(), node, grant: hosted.grant };
+        let hold = Hold {
+            bus: self.bus.clone(),
+            worker: self.lease.incarnation().clone(),
+            node,
+            grant: hosted.grant,
+        };
         self.work.spawn(errands::load(hold, self.maker.seal.clone()));
     }
 
@@ -142,7 +154,9 @@ impl EventLoop {
             loaded.state.failures = 0;
         }
         hosted.failures = hosted.failures.max(loaded.state.failures);
-        hosted.changed.send_if_modified(|known| std::mem::replace(known, (*known).max(loaded.revision)) < loaded.revision);
+        hosted.changed.send_if_modified(|known| {
+            std::mem::replace(known, (*known).max(loaded.revision)) < loaded.revision
+        });
         let start = Start {
             name: node.clone(),
             worker: self.lease.incarnation().clone(),
@@ -230,7 +244,12 @@ impl EventLoop {
         let quarantined = failures >= self.config.node.failures_max;
         let wait = BACKOFF.saturating_mul(1 << (failures - 1).min(16)).min(BACKOFF_MAX);
         hosted.phase = if quarantined { Phase::Loading } else { Phase::Waiting { until: now.after(wait) } };
-        let hold = Hold { bus: self.bus.clone(), worker: self.lease.incarnation().clone(), node, grant: hosted.grant };
+        let hold = Hold {
+            bus: self.bus.clone(),
+            worker: self.lease.incarnation().clone(),
+            node,
+            grant: hosted.grant,
+        };
         self.work.spawn(errands::failed(hold, why, failures, quarantined));
     }
 
@@ -351,7 +370,9 @@ impl EventLoop {
             Done::Renewed { renewal, answer } => self.renewed(&renewal, answer, now),
             Done::Took { incarnation, nonce, claims, answer } if present(&incarnation) => {
                 match self.control.took(nonce, claims, answer, now) {
-                    Some(claimed) => claimed.into_iter().for_each(|claimed| self.claimed(claimed, nonce, now)),
+                    Some(claimed) => {
+                        claimed.into_iter().for_each(|claimed| self.claimed(claimed, nonce, now))
+                    }
                     None => self.fence(now),
                 }
             }
