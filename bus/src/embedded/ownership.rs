@@ -136,14 +136,12 @@ impl Control {
     pub(super) fn release(&mut self, worker: &Incarnation, nodes: &[(NodeName, u64)]) -> Vec<Change> {
         let mut changes = Vec::new();
         for (node, epoch) in nodes {
-            if !self.owns(worker, node, *epoch) {
-                continue;
+            if self.owns(worker, node, *epoch) {
+                let grant = Grant { epoch: *epoch, nonce: 0 };
+                self.owners.insert(node.clone(), Owner { worker: None, grant });
+                self.record(worker).remove(node);
+                changes.push(Change { node: node.clone(), worker: None, epoch: *epoch });
             }
-            if let Some(owner) = self.owners.get_mut(node) {
-                owner.worker = None;
-            }
-            self.record(worker).remove(node);
-            changes.push(Change { node: node.clone(), worker: None, epoch: *epoch });
         }
         changes
     }
