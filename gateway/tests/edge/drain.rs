@@ -51,3 +51,22 @@ async fn the_drain_ends_with_its_window() {
     assert!(outcome.is_err(), "the call was cut");
     tokio::time::timeout(Duration::from_secs(3), server.ended()).await.expect("the window is a bound");
 }
+
+#[tokio::test]
+async fn a_gateway_serves_the_whole_contract_until_it_is_stopped() {
+    use plexus_gateway::{Gateway, config::Config};
+    let bus = plexus_bus::Bus::open(&plexus_bus::Config::default()).await.unwrap();
+    let config = Config { listen: "127.0.0.1:0".into(), ..Config::default() };
+    let gateway = Gateway::bind(config, bus).await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut server = Server::of(gateway.local_addr().unwrap(), stop.clone(), gateway.run(stop));
+    let document = server.get("/openapi.json").await.json();
+    let paths = document["paths"].as_object().unwrap();
+    for path in
+        ["/v1/nodes/{node}:start", "/v1/topics/{topic}/messages", "/v1/peers/{peer}:ping", "/v1/nodes"]
+    {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    server.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(5), server.ended()).await.expect("nothing keeps it");
+}

@@ -52,9 +52,18 @@ impl Server {
         };
         let edge = Edge::bind(&config, served, metrics.clone()).await.unwrap();
         let addr = edge.local_addr().unwrap();
+        Self { toy, metrics, ..Self::of(addr, stop.clone(), edge.run(stop)) }
+    }
+
+    /// Anything that serves at an address.
+    pub(crate) fn of(
+        addr: SocketAddr,
+        stop: CancellationToken,
+        run: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let mut tasks = JoinSet::new();
-        tasks.spawn(edge.run(stop.clone()));
-        Self { addr, toy, metrics, stop, tasks }
+        tasks.spawn(run);
+        Self { addr, toy: toy::Toy::default(), metrics: Metrics::default(), stop, tasks }
     }
 
     /// Waits until the edge has ended.
