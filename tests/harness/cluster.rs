@@ -120,7 +120,7 @@ impl Cluster {
         let mut config = plexus_gateway::config::Config { listen: "127.0.0.1:0".into(), ..Default::default() };
         change(&mut config);
         let gateway = Gateway::bind(config, bus).await.unwrap();
-        let address = gateway.local_addr();
+        let address = gateway.local_addr().unwrap();
         self.gateways.push((address, Side::spawn(|stop| Box::pin(gateway.run(stop)))));
         address
     }
