@@ -161,7 +161,8 @@ impl Form {
             Self::Proto => Message::Binary(frame.encode_to_vec().into()),
             Self::Json => {
                 let json = registry
-                    .pool()
+                    .error()
+                    .parent_pool()
                     .get_message_by_name("plexus.v1.SessionFrame")
                     .and_then(|d| json::from_proto(&d, &frame.encode_to_vec().into()).ok());
                 Message::Text(utf8(json.unwrap_or_else(|| Bytes::from_static(b"{}"))))
