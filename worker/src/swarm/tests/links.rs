@@ -150,3 +150,20 @@ async fn connections_are_bounded_by_the_stricter_of_spec_and_config() {
     .await;
     assert_eq!(peers[0].swarm.connected_peers().count(), 2);
 }
+
+#[tokio::test]
+async fn announced_addresses_stand_instead_of_those_listened_on() {
+    let announced: Multiaddr = "/dns4/node.example.com/tcp/4001".parse().unwrap();
+    let spec = v1::NodeSpec { announce_addresses: vec![announced.to_string()], ..Default::default() };
+    let mut peers = [Peer::dev(spec), Peer::dev(v1::NodeSpec::default())];
+    peers[0].swarm.add_external_address(announced.clone());
+    star(&mut peers).await;
+    let told = |e: &SwarmEvent<BehaviourEvent>| match e {
+        SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) => {
+            Some(info.listen_addrs.clone())
+        }
+        _ => None,
+    };
+    eventually(&mut peers, "identify", |peers| peers[1].events.iter().any(|e| told(e).is_some())).await;
+    assert_eq!(peers[1].events.iter().find_map(told), Some(vec![announced]));
+}

@@ -3,7 +3,10 @@
 use super::*;
 use libp2p::swarm::NetworkBehaviour;
 use plexus_proto::v1::{
-    node_spec::{Gossip, gossip::Mesh},
+    node_spec::{
+        Gossip,
+        gossip::{Mesh, SignPolicy},
+    },
     topic_policy::Preset,
 };
 use prometheus_client::registry::Registry;
@@ -197,5 +200,55 @@ async fn impossible_degrees_are_an_error_and_low_ones_are_not() {
             metrics: &metrics,
         };
         assert_eq!(build(&plan).is_ok(), works, "{mesh:?}");
+    }
+}
+
+#[tokio::test]
+async fn messages_pass_and_attackers_fall_when_two_thirds_are_attackers() {
+    const HONEST: usize = 8;
+    const ATTACKERS: usize = 16;
+    const MESSAGES: usize = 5;
+    let sign_policy = SignPolicy::StrictNoSign as i32;
+    let unsigned = with(Gossip { sign_policy, scoring: Some(false), ..fast().gossip.unwrap() });
+    let mut peers: Vec<_> = (0..HONEST).map(|_| Peer::dev(fast())).collect();
+    peers.extend((0..ATTACKERS).map(|_| Peer::dev(unsigned.clone())));
+    peers.iter_mut().for_each(|peer| peer.follow("t"));
+    // A ring of the honest with one chord each; every attacker sits on every honest peer.
+    for at in 0..HONEST {
+        let addr = listen(&mut peers, at, "/memory/0").await;
+        for from in [(at + 1) % HONEST, (at + 3) % HONEST].into_iter().chain(HONEST..HONEST + ATTACKERS) {
+            peers[from].swarm.dial(addr.clone()).unwrap();
+        }
+    }
+    eventually(&mut peers, "all know who follows", |peers| {
+        let (honest, attackers) = peers.split_at(HONEST);
+        honest.iter().all(|peer| peer.followers("t") == ATTACKERS + 4)
+            && attackers.iter().all(|peer| peer.followers("t") == HONEST)
+    })
+    .await;
+    let topic = || gossipsub::TopicHash::from_raw("t");
+    for n in 0..MESSAGES {
+        for attacker in HONEST..HONEST + ATTACKERS {
+            peers[attacker].gossip().publish(topic(), format!("spam {attacker} {n}")).unwrap();
+        }
+        for at in 0..HONEST {
+            peers[at].gossip().publish(topic(), format!("{at} {n}")).unwrap();
+        }
+    }
+    eventually(&mut peers, "every honest message at every honest peer", |peers| {
+        peers[..HONEST].iter().all(|peer| peer.messages().len() == (HONEST - 1) * MESSAGES)
+    })
+    .await;
+    let ids: Vec<_> = peers.iter().map(Peer::id).collect();
+    eventually(&mut peers, "attackers are on the graylist", |peers| {
+        let score = |at: usize, of: &PeerId| {
+            peers[at].swarm.behaviour().gossip.as_ref().unwrap().peer_score(of).unwrap()
+        };
+        (0..HONEST).all(|at| ids[HONEST..].iter().all(|attacker| score(at, attacker) < -80.0))
+    })
+    .await;
+    for at in 0..HONEST {
+        let friend = &ids[(at + 1) % HONEST];
+        assert!(peers[at].gossip().peer_score(friend).unwrap() >= 0.0);
     }
 }
