@@ -81,6 +81,20 @@ impl Request {
         }
     }
 
+    /// Names it in traces.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::ListTopics(_) => "ListTopics",
+            Self::GetTopic(_) => "GetTopic",
+            Self::ListTopicPeers(_) => "ListTopicPeers",
+            Self::Publish(_) => "Publish",
+            Self::Join(_) => "Join",
+            Self::Refresh(_) => "Refresh",
+            Self::Purge(_) => "Purge",
+            Self::Peers(_) => "peers",
+        }
+    }
+
     /// Tells whether doing it twice differs from doing it once; then its answer is kept.
     fn changes(&self) -> bool {
         matches!(self, Self::Publish(_) | Self::Peers(Ask::Connect(_) | Ask::Disconnect(_)))
@@ -128,6 +142,8 @@ pub(crate) struct Asked {
     pub(crate) deadline: Option<SystemTime>,
     /// W3C trace context of the call.
     pub(crate) traceparent: String,
+    /// The vendors' part.
+    pub(crate) tracestate: String,
     /// Who asks.
     pub(crate) caller: wire::Principal,
 }
@@ -155,6 +171,7 @@ pub(crate) struct Calls {
 struct Open {
     reply_to: GatewayId,
     traceparent: String,
+    tracestate: String,
     deadline: Option<SystemTime>,
     /// Number of the next envelope to the gateway.
     sequence: u64,
@@ -192,7 +209,7 @@ impl Calls {
     pub(crate) fn take(&mut self, envelope: Envelope, now: Now) -> Incoming {
         let id = envelope.id;
         match envelope.body {
-            Body::Call(call) => self.begin(id, *call, envelope.traceparent, now),
+            Body::Call(call) => self.begin(id, *call, (envelope.traceparent, envelope.tracestate), now),
             Body::Credit { bytes, .. } => {
                 self.credit(id, bytes, now);
                 Incoming::Nothing
@@ -208,7 +225,7 @@ impl Calls {
         }
     }
 
-    fn begin(&mut self, id: CallId, call: Call, traceparent: String, now: Now) -> Incoming {
+    fn begin(&mut self, id: CallId, call: Call, trace: (String, String), now: Now) -> Incoming {
         if call.deadline.is_some_and(|deadline| deadline <= now.wall) {
             return Incoming::Nothing;
         }
@@ -217,7 +234,7 @@ impl Calls {
             open.reply_to = call.reply_to;
             return Incoming::Nothing;
         }
-        let mut open = Open::new(&call, traceparent.clone());
+        let mut open = Open::new(&call, trace);
         if call.epoch_seen > self.epoch {
             let message = "the node has a newer owner";
             self.end(id, &mut open, Err(refuse(Reason::OwnerChanged, message)), false, true);
@@ -257,6 +274,7 @@ impl Calls {
                 let asked = Asked {
                     deadline: call.deadline,
                     traceparent: open.traceparent.clone(),
+                    tracestate: open.tracestate.clone(),
                     caller: call.caller,
                 };
                 if request.is_slow() {
@@ -344,7 +362,7 @@ impl Calls {
             id,
             sequence: open.sequence,
             traceparent: open.traceparent.clone(),
-            tracestate: String::new(),
+            tracestate: open.tracestate.clone(),
             epoch: self.epoch,
             body,
         };
@@ -389,10 +407,11 @@ impl Calls {
 }
 
 impl Open {
-    fn new(call: &Call, traceparent: String) -> Self {
+    fn new(call: &Call, (traceparent, tracestate): (String, String)) -> Self {
         Self {
             reply_to: call.reply_to.clone(),
             traceparent,
+            tracestate,
             deadline: call.deadline,
             sequence: 0,
             changes: false,

@@ -24,10 +24,11 @@ use crate::{
     swarm::{BehaviourEvent, gossip},
 };
 use bytes::Bytes;
+use futures::FutureExt;
 use libp2p::{identity::Keypair, swarm::SwarmEvent};
-use plexus_bus::{Bus, CallId, Envelope, Era, Event as Heard, Incarnation, NodeName, Subscription};
+use plexus_bus::{Bus, CallId, Envelope, Era, Event as Heard, Incarnation, NodeName, Subscription, Trace};
 use plexus_proto::bus::NodeRecord;
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -82,6 +83,8 @@ pub struct EventLoop {
     pub(super) waits: Waits,
     /// Remote peers.
     pub(super) peers: Peers,
+    /// Calls that `peers` has to finish.
+    pub(super) asking: HashSet<CallId>,
     /// What it says of itself.
     pub(super) status: Status,
     /// Tasks that leave the loop.
@@ -102,6 +105,8 @@ pub struct EventLoop {
     pub(super) commands: Option<Subscription>,
     /// The era of the last renewal.
     era: watch::Receiver<Option<Era>>,
+    /// The era that the logs are known to be in.
+    last_era: Option<Era>,
     /// The revision that the host last heard of.
     changed: watch::Receiver<u64>,
     notes: mpsc::Sender<(NodeName, Note)>,
@@ -147,6 +152,7 @@ impl EventLoop {
     /// Makes a node; nothing happens before [`EventLoop::run`].
     pub fn new(start: Start) -> Self {
         let now = Now::read();
+        let last_era = start.era.borrow().clone();
         let limits = &start.config.node;
         let mut following = Following::new(limits.clone());
         following.set_record(&start.record);
@@ -165,6 +171,7 @@ impl EventLoop {
             following,
             publishes: Publishes::default(),
             waits: Waits::default(),
+            asking: HashSet::new(),
             peers: Peers::new(limits, &start.record, &start.state.peers),
             work: JoinSet::new(),
             seqno: start.state.seqno,
@@ -192,6 +199,7 @@ impl EventLoop {
             bus: start.bus,
             config: start.config,
             metrics: start.metrics,
+            last_era,
             era: start.era,
             changed: start.changed,
             notes: start.notes,
@@ -231,8 +239,7 @@ impl EventLoop {
 
     fn set_clock(&mut self) {
         let mut until = self.ticked.after(TICK).min(self.swarm.deadline());
-        let more =
-            [self.log.wake(), self.publishes.wake(self.now.moment), self.peers.wake(), self.unmute_at()];
+        let more = [self.log.wake(), self.publishes.wake(), self.peers.wake(), self.unmute_at()];
         for wake in more.into_iter().flatten() {
             until = until.min(wake);
         }
@@ -265,7 +272,7 @@ impl EventLoop {
             Input::Tick => {}
             Input::Commands(heard) => self.commands(heard, now),
             Input::Deaf => self.end(Ended::Failed("the bus is closed".into())),
-            Input::Era => self.log.doubt(),
+            Input::Era => self.era_changed(),
             Input::Record => self.read_record(),
             Input::Swarm(events) => self.events(events, now),
         }
@@ -281,6 +288,15 @@ impl EventLoop {
             self.swarm.drop_swarm();
         }
         self.ended.get_or_insert(ended);
+    }
+
+    /// Another primary: what was written before may be lost there. The first era heard of is no change.
+    fn era_changed(&mut self) {
+        let era = self.era.borrow_and_update().clone();
+        if self.last_era.is_some() && era != self.last_era {
+            self.log.doubt();
+        }
+        self.last_era = era;
     }
 
     /// What follows from any input.
@@ -302,6 +318,9 @@ impl EventLoop {
         }
         if let Some(batch) = self.calls.batch() {
             self.work.spawn(work::send(self.bus.clone(), batch));
+        }
+        if self.running && self.draining.is_none() {
+            self.write_state(now);
         }
         if self.draining.is_some() {
             self.check_drained(now);
@@ -329,10 +348,8 @@ impl EventLoop {
         if let Some(swarm) = self.swarm.act() {
             self.peers.tick(swarm, now.moment);
             self.subscribe();
-            if self.running {
-                self.write_state(now);
-            }
         }
+        self.step_waiting(None, now);
         self.following.tidy();
         // Pins end by themselves, and topics over the limit may have room by now.
         self.moved = true;
@@ -382,17 +399,22 @@ impl EventLoop {
                 },
                 // Calls may be lost; gateways send them again. The logs may have missed a failover.
                 Heard::Lagged(count) => tracing::warn!(node = %self.name, count, "calls were dropped"),
-                Heard::Restored => self.log.doubt(),
+                Heard::Restored => {
+                    self.log.doubt();
+                    self.surveyed = Moment::PAST;
+                }
             }
         }
     }
 
     fn command(&mut self, envelope: Envelope, now: Now) {
-        let traceparent = envelope.traceparent.clone();
         match self.calls.take(envelope, now) {
-            Incoming::Run(call, asked, request) => {
+            Incoming::Run(call, mut asked, request) => {
                 self.metrics.commands.inc();
-                let span = tracing::debug_span!("node.command", node = %self.name, %call, traceparent);
+                let span =
+                    tracing::info_span!("node.command", node = %self.name, %call, what = request.name());
+                let trace = Trace::new(&asked.traceparent, &asked.tracestate).enter(&span);
+                asked.traceparent = trace.parent;
                 let _in = span.entered();
                 match request {
                     Request::Publish(request) => self.publish(call, asked, *request, now),
@@ -414,14 +436,16 @@ impl EventLoop {
         self.publishes.cancel(call);
         self.waits.cancel(call);
         self.peers.cancel(call);
+        self.asking.remove(&call);
     }
 
     fn ask_peers(&mut self, call: CallId, asked: &Asked, ask: Ask, now: Now) {
         let left = asked.deadline.map(|deadline| deadline.duration_since(now.wall).unwrap_or_default());
         let until = left.map(|left| now.moment.after(left));
         let Some(swarm) = self.swarm.act() else { return self.calls.not_run(call) };
-        if let Some(answer) = self.peers.ask(swarm, call, ask, until, now.moment, now.wall) {
-            self.calls.answer(call, answer, now);
+        match self.peers.ask(swarm, call, ask, until, now.moment, now.wall) {
+            Some(answer) => self.calls.answer(call, answer, now),
+            None => drop(self.asking.insert(call)),
         }
     }
 
@@ -438,7 +462,10 @@ impl EventLoop {
                         self.peers.cancel(call);
                     }
                 }
-                Ready::End(call, answer) => self.calls.answer(call, answer, now),
+                Ready::End(call, answer) => {
+                    self.asking.remove(&call);
+                    self.calls.answer(call, answer, now);
+                }
             }
         }
     }
@@ -482,9 +509,25 @@ impl EventLoop {
 impl EventLoop {
     fn drain(&mut self, now: Now) {
         self.draining = Some(now.moment);
-        self.commands = None;
+        self.hand_back_commands(now);
         self.hand_back_publishes();
         self.log.drain();
+    }
+
+    /// Calls that are queued already go to the next owner.
+    fn hand_back_commands(&mut self, now: Now) {
+        let Some(mut commands) = self.commands.take() else { return };
+        let mut heard = Vec::new();
+        while commands.recv_many(&mut heard, COMMANDS).now_or_never().is_some_and(|n| n > 0) {}
+        for event in heard {
+            let Heard::Frame(frame) = event else { continue };
+            let Ok(envelope) = frame.take::<Envelope>() else { continue };
+            match self.calls.take(envelope, now) {
+                Incoming::Run(call, ..) => self.calls.not_run(call),
+                Incoming::Cancelled(call) => self.cancelled(call),
+                Incoming::Nothing => {}
+            }
+        }
     }
 
     fn check_drained(&mut self, now: Now) {

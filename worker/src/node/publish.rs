@@ -185,7 +185,11 @@ impl EventLoop {
                 }
                 self.metrics.published.inc();
             }
-            Err(refused) => self.refuse_push(ticket, refused, now),
+            Err(refused) => {
+                self.refuse_push(ticket, refused, now);
+                // Its number must be used up all the same.
+                self.gossip(now);
+            }
         }
     }
 

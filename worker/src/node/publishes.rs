@@ -24,7 +24,6 @@ const REPEATS: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Publishes under way.
-#[derive(Default)]
 pub(super) struct Publishes {
     /// By ticket.
     pub(super) all: HashMap<u64, Publish>,
@@ -43,6 +42,8 @@ pub(super) struct Publishes {
     /// Their ends, oldest first.
     pub(super) ends: VecDeque<(Moment, (Topic, String))>,
     pub(super) next: u64,
+    /// When timeouts were looked at last.
+    looked: Moment,
 }
 
 #[derive(Default)]
@@ -102,10 +103,45 @@ pub(super) enum Cause {
     Carrier,
 }
 
+impl Default for Publishes {
+    fn default() -> Self {
+        Self {
+            all: HashMap::new(),
+            calls: HashMap::new(),
+            outgoing: VecDeque::new(),
+            waiting: Vec::new(),
+            securing: Default::default(),
+            can: [None; 2],
+            repeats: HashMap::new(),
+            ends: VecDeque::new(),
+            next: 0,
+            looked: Moment::PAST,
+        }
+    }
+}
+
 impl Publishes {
     /// When to look at timeouts next.
-    pub(super) fn wake(&self, now: Moment) -> Option<Moment> {
-        (!self.calls.is_empty()).then(|| now.after(LOOK))
+    pub(super) fn wake(&self) -> Option<Moment> {
+        (!self.calls.is_empty()).then(|| self.looked.after(LOOK))
+    }
+
+    /// Tickets whose wait is over, of those to be answered; looks every 50 ms.
+    pub(super) fn late(&mut self, now: Moment) -> Vec<u64> {
+        if now.since(self.looked) < LOOK {
+            return Vec::new();
+        }
+        self.looked = now;
+        while self.ends.front().is_some_and(|(end, _)| *end <= now) {
+            self.forget();
+        }
+        let is_late = |ticket: &u64| self.all.get(ticket).is_some_and(|publish| publish.until <= now);
+        self.calls.values().copied().filter(is_late).collect()
+    }
+
+    /// What is reserved and not gossiped, in order; `None`: refused afterwards.
+    pub(super) fn reserved(&self) -> impl Iterator<Item = Option<&Publish>> {
+        self.outgoing.iter().map(|ticket| self.all.get(ticket))
     }
 
     /// Tells whether nothing has to be gossiped any more.

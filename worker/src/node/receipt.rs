@@ -16,6 +16,8 @@ use plexus_proto::{
 };
 use std::time::Duration;
 
+/// The wait that only finds out whether the carrier can.
+const PROBE: Duration = Duration::from_millis(10);
 /// One wait for replicas in the store.
 const SECURE: Duration = Duration::from_secs(1);
 
@@ -138,14 +140,8 @@ impl EventLoop {
 
     /// Ends waits that took too long.
     pub(super) fn expire_publishes(&mut self, now: Now) {
-        while self.publishes.ends.front().is_some_and(|(end, _)| *end <= now.moment) {
-            self.publishes.forget();
-        }
-        let late: Vec<u64> = self.publishes.calls.values().copied().collect();
-        for ticket in late {
-            if self.publishes.all.get(&ticket).is_some_and(|publish| publish.until <= now.moment) {
-                self.expire_publish(ticket, now);
-            }
+        for ticket in self.publishes.late(now.moment) {
+            self.expire_publish(ticket, now);
         }
     }
 
@@ -195,7 +191,7 @@ impl EventLoop {
         let securing = &mut self.publishes.securing[usize::from(disk)];
         if securing.now.is_none() {
             securing.now = Some(Vec::new());
-            self.spawn_secure(disk, Duration::ZERO);
+            self.spawn_secure(disk, PROBE);
         }
     }
 
@@ -222,7 +218,7 @@ impl EventLoop {
         let kind = usize::from(disk);
         let tickets = self.publishes.securing[kind].now.take().unwrap_or_default();
         match &result {
-            Ok(_) => self.publishes.can[kind] = Some(true),
+            Ok(_) | Err(Error::Timeout) => self.publishes.can[kind] = Some(true),
             Err(Error::Unsupported(_)) => self.publishes.can[kind] = Some(false),
             Err(_) => {}
         }
@@ -238,7 +234,10 @@ impl EventLoop {
                 },
             }
         }
-        self.step_waiting(None, now);
+        // A carrier that could not be asked is asked again at the next tick.
+        if self.publishes.can[kind].is_some() {
+            self.step_waiting(None, now);
+        }
         self.secure(disk, now);
     }
 }

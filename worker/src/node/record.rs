@@ -2,7 +2,7 @@
 //! done, by a new swarm where it cannot.
 
 use super::{Note, event_loop::EventLoop, start};
-use crate::clock::Now;
+use crate::{clock::Now, refuse};
 use plexus_bus::{Error, Frame, Payload, Value};
 use plexus_proto::{bus::NodeRecord, reason::Reason};
 
@@ -54,10 +54,18 @@ impl EventLoop {
 
     /// Builds the swarm anew in place; a spec that cannot be built leaves the former one running.
     pub(super) fn rebuild(&mut self, now: Now) {
-        self.known.extend(self.connected_addresses());
-        if let Err(error) = self.build(now) {
-            tracing::warn!(node = %self.name, %error, "the changed spec cannot be run");
-            self.status.failed(Reason::FieldInvalid, error.to_string(), now);
+        self.known = self.connected_addresses();
+        match self.build(now) {
+            Ok(()) => {
+                for call in std::mem::take(&mut self.asking) {
+                    let message = "the node's swarm was built anew; read first, then ask again";
+                    self.calls.answer(call, Err(refuse(Reason::OwnerChanged, message)), now);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(node = %self.name, %error, "the changed spec cannot be run");
+                self.status.failed(Reason::FieldInvalid, error.to_string(), now);
+            }
         }
         self.step_waiting(None, now);
     }

@@ -40,7 +40,7 @@ impl EventLoop {
             allow_private: self.config.allow_private_addresses,
             metrics: &self.metrics,
         };
-        let (swarm, ids) = swarm::build(&plan)?;
+        let (swarm, mut ids) = swarm::build(&plan)?;
         let floor = self.seqno.max(self.ids.as_ref().map_or(0, swarm::gossip::Ids::last));
         self.seqno = floor;
         self.muted = ids.behind(floor).map(|behind| match behind {
@@ -49,6 +49,13 @@ impl EventLoop {
             }
             behind => Muted::Behind(behind),
         });
+        // What the former swarm did not send goes first; its ids in the log are those of the former.
+        for publish in self.publishes.reserved() {
+            match publish {
+                Some(publish) => ids.reserve(&publish.topic, &publish.data),
+                None => ids.reserve(&Default::default(), &[]),
+            };
+        }
         self.flood = spec.gossip.and_then(|gossip| gossip.flood_publish).unwrap_or(true);
         self.swarm.put(swarm);
         self.ids = Some(ids);

@@ -19,6 +19,8 @@ use std::{
 
 /// Between two writes.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// The first state waits so long for the addresses of listeners.
+const SETTLED: Duration = Duration::from_millis(300);
 /// Failures are forgotten after so much health.
 const HEALTH: Duration = Duration::from_secs(60);
 /// Addresses kept for the next owner.
@@ -112,20 +114,28 @@ impl Status {
 impl EventLoop {
     /// Writes the state where it changed and the last write is long enough ago.
     pub(super) fn write_state(&mut self, now: Now) {
-        let due = now.moment.since(self.status.written_at) >= INTERVAL || self.status.written.is_none();
-        if self.status.writing || !due {
+        if self.status.writing || !self.is_due(now) {
             return;
         }
         let mut state = self.state(State::Running, now);
+        self.status.written_at = now.moment;
         if self.status.written.as_ref() == Some(&state) {
             return;
         }
         self.status.written = Some(state.clone());
-        self.status.written_at = now.moment;
         self.status.writing = true;
         stamp(&mut state, now);
         let (bus, name, grant) = (self.bus.clone(), self.name.clone(), self.log.grant());
         self.work.spawn(work::state(bus, name, grant, state));
+    }
+
+    /// The first write waits a moment for addresses; one that failed is tried again with the others.
+    fn is_due(&self, now: Now) -> bool {
+        if self.status.written_at > Moment::PAST {
+            return now.moment.since(self.status.written_at) >= INTERVAL;
+        }
+        let listeners = self.swarm.see().map_or(0, |swarm| swarm.listeners().count());
+        listeners >= self.status.listens || now.moment.since(self.status.started.moment) >= SETTLED
     }
 
     /// Addresses of the connected peers that could be dialled.
@@ -135,7 +145,16 @@ impl EventLoop {
 
     /// The last word of this owner.
     pub(super) fn last_state(&mut self, now: Now) -> NodeState {
-        let mut state = self.state(State::Moving, now);
+        let life = match (self.record.deleting, self.spec().stopped()) {
+            (true, _) => State::Deleting,
+            (_, true) => State::Stopped,
+            _ => State::Moving,
+        };
+        let mut state = self.state(life, now);
+        if let Some(status) = &mut state.status {
+            status.worker.clear();
+            status.addresses.clear();
+        }
         stamp(&mut state, now);
         state
     }

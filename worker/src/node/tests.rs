@@ -14,7 +14,7 @@ use plexus_proto::{
     v1::{self, node_spec::PinnedTopic, receipt::Level},
 };
 use prost::Message;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -296,6 +296,45 @@ async fn two_nodes_hear_each_other() {
     a.publish(message("demo", "from a")).await.unwrap();
     eventually(|| async { b.logged("demo").await == ["from b", "from a"] }).await;
     assert_eq!(a.logged("demo").await, ["from b", "from a"], "an own message is logged once");
+}
+
+/// Ids and sequence numbers in the log, by payload.
+async fn ids(node: &Running, topic: &'static str) -> BTreeMap<Bytes, (Bytes, Option<u64>)> {
+    let range = Range { from: Position::ZERO, until: None, limit: 1000, newest_first: false };
+    let entries = node.bus.read(&node.name, &Topic::from_static(topic.as_bytes()), range).await.unwrap();
+    let messages = entries.iter().flat_map(|entry| entry.entry.open::<LogEntry>().unwrap().messages.clone());
+    messages.map(|message| (message.data, (message.id, message.seqno))).collect()
+}
+
+#[tokio::test]
+async fn the_log_knows_the_ids_under_which_messages_travel() {
+    let topics = ["one", "two", "three"];
+    let bus = bus().await;
+    let port: u64 = rand::random();
+    let listening = v1::NodeSpec { listen_addresses: vec![format!("/memory/{port}")], ..pins(&topics) };
+    let a = start(&bus, "a", 1, listening).await;
+    let address = format!("/memory/{port}/p2p/{}", key(1).public().to_peer_id());
+    let spec = v1::NodeSpec { bootstrap: vec![address], ..pins(&topics) };
+    let b = start(&bus, "b", 2, spec.clone()).await;
+    let publish = |n: usize, round: &str| {
+        b.publish(v1::PublishRequest {
+            min_peers: 1,
+            timeout: Some(prost_types::Duration { seconds: 20, nanos: 0 }),
+            ..message(topics[n % 3], &format!("{round} {n}"))
+        })
+    };
+    let all = |round: &'static str| futures::future::join_all((0..300).map(move |n| publish(n, round)));
+    assert!(all("first").await.iter().all(Result::is_ok));
+    // Another swarm counts from another number.
+    let spec = v1::NodeSpec { agent_version: "me".into(), ..spec };
+    let revision = b.change(|record| record.node.as_mut().unwrap().spec = Some(spec)).await;
+    let refresh = Payload::encoded(revision.to_be_bytes().to_vec());
+    assert!(b.outcome(CallId::new_v4(), "plexus.bus.v1.Owner/Refresh", refresh).await.result.is_ok());
+    assert!(all("second").await.iter().all(Result::is_ok));
+    for topic in topics {
+        eventually(|| async { ids(&a, topic).await.len() == 200 }).await;
+        assert_eq!(ids(&a, topic).await, ids(&b, topic).await);
+    }
 }
 
 #[tokio::test]
