@@ -132,7 +132,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn request(name: &str) -> DynamicMessage {
-        DynamicMessage::new(crate::edge::desc::tests::POOL.get_message_by_name(name).unwrap())
+        let pool = prost_reflect::DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap();
+        DynamicMessage::new(pool.get_message_by_name(name).unwrap())
     }
 
     fn json(name: &str, text: &str) -> String {

@@ -90,7 +90,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(name: &str) -> MessageDescriptor {
-        desc::tests::POOL.get_message_by_name(name).unwrap()
+        let pool = prost_reflect::DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap();
+        pool.get_message_by_name(name).unwrap()
     }
 
     #[test]
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_no_json_of_the_request_says_where() {
-        for bad in [&b"{"[..], b"[]", b"{}{}", br#"{"code":5}"#, b"\xff"] {
+        for bad in [&b"{"[..], b"[]", b"{}{}", br#"{"code":5}"#, b"\xff", br#"{"code":"a","code":"b"}"#] {
             let refused = read(&message("plexus.v1.Error"), bad, Unknown::Refuse).unwrap_err();
             assert!(refused.is(Reason::BadJson), "{bad:?}: {refused:?}");
         }

@@ -30,7 +30,7 @@ const CUT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of the connection; in every request's extensions.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// The port and its loop.
 pub(crate) struct Listener<S> {

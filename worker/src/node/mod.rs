@@ -13,9 +13,6 @@ mod following;
 mod messages;
 mod policy;
 mod publish;
-mod publishes;
-mod receipt;
-mod record;
 mod status;
 mod topics;
 
@@ -86,6 +83,3 @@ pub enum Ended {
     /// It cannot go on; one sentence. The host restarts it with back-off, then quarantines it.
     Failed(String),
 }
-
-#[cfg(test)]
-mod tests;

@@ -96,6 +96,8 @@ pub(super) struct Log {
     pub(super) ring: VecDeque<Numbered>,
     /// Highest number given.
     pub(super) last: u64,
+    /// Entries of earlier grants that the log has, kept to be carried over after another failover.
+    pub(super) kept: VecDeque<Numbered>,
     /// What the log has, as last seen.
     pub(super) tail: u64,
     /// What receipts were given for.
@@ -126,6 +128,7 @@ impl Log {
             waiting: VecDeque::new(),
             dropped: 0,
             ring: VecDeque::new(),
+            kept: VecDeque::new(),
             last: 0,
             tail: 0,
             acked: 0,
@@ -202,47 +205,24 @@ impl Log {
         self.tail == self.last || self.ring.iter().any(|n| n.first <= self.tail + 1 && self.tail < n.last)
     }
 
-    /// Groups what is after the tail anew (P14). The same numbers and payloads, in fewer entries, and
-    /// also where the tail lies within an entry.
+    /// Groups what is after the tail anew (P14): the same numbers and payloads in fewer entries, from
+    /// exactly the tail on, also where that lies within an entry.
     pub(super) fn regroup(&mut self, grant: Grant, now: Moment) {
         let behind = self.ring.partition_point(|n| n.last <= self.tail);
-        if self.ring.len() - behind <= 1 && self.ring.get(behind).is_none_or(|n| n.first == self.tail + 1) {
+        let mut rest = self.ring.split_off(behind);
+        if rest.len() <= 1 && rest.front().is_none_or(|n| n.first == self.tail + 1) {
+            self.ring.append(&mut rest);
             return;
         }
         while self.rows.back().is_some_and(|r| r.id > Position::new(grant.epoch, self.tail)) {
             self.pop_row_back();
         }
-        let (mut messages, mut tickets, mut bytes, mut dropped, mut last) =
-            (Vec::new(), Vec::new(), 0, 0, self.tail);
-        let mut groups = Vec::new();
-        for old in self.ring.drain(behind..) {
-            let skip = (self.tail + 1).saturating_sub(old.first) as usize;
-            let lost = if skip == 0 { old.entry.dropped } else { 0 };
-            tickets.extend(old.tickets.iter().filter(|(seq, _)| *seq > self.tail));
-            for (i, message) in old.entry.messages.iter().enumerate().skip(skip) {
-                let lost = if i == skip { lost } else { 0 };
-                let full =
-                    messages.len() == ENTRY_MESSAGES_MAX || bytes + message.data.len() > ENTRY_BYTES_MAX;
-                if (full || lost > 0) && !messages.is_empty() {
-                    let due = tickets.iter().position(|(seq, _)| *seq > last).unwrap_or(tickets.len());
-                    let rest = tickets.split_off(due);
-                    groups.push(Numbered::new(
-                        grant,
-                        last,
-                        mem::take(&mut messages),
-                        mem::replace(&mut tickets, rest),
-                        mem::take(&mut dropped),
-                    ));
-                    bytes = 0;
-                }
-                dropped += lost;
-                bytes += message.data.len();
-                last += 1;
-                messages.push(message.clone());
+        let mut groups: Vec<Numbered> = Vec::new();
+        for old in rest.into_iter().flat_map(|old| old.cut(grant, self.tail)) {
+            match groups.last_mut().filter(|group| group.first > self.tail && group.takes(&old)) {
+                Some(group) => group.merge(grant, old),
+                None => groups.push(old),
             }
-        }
-        if !messages.is_empty() {
-            groups.push(Numbered::new(grant, last, messages, tickets, dropped));
         }
         for group in groups {
             self.retain_row(group.row(grant, now), now);
@@ -258,21 +238,25 @@ impl Log {
         confirmed
     }
 
-    /// Forgets entries kept to append again, up to a sequence; answers their bytes.
-    pub(super) fn forget(&mut self, upto: u64) -> usize {
-        let gone = self.ring.partition_point(|n| n.last <= upto);
-        self.ring.drain(..gone).map(|n| n.bytes).sum()
+    /// Forgets entries kept to append again, up to a position; answers their bytes.
+    pub(super) fn forget(&mut self, upto: Position) -> usize {
+        let gone = |ring: &mut VecDeque<Numbered>| {
+            let at = ring.partition_point(|n| n.id() <= upto);
+            ring.drain(..at).map(|n| n.bytes).sum::<usize>()
+        };
+        gone(&mut self.kept) + gone(&mut self.ring)
     }
 
     /// Payload bytes of the ring.
     pub(super) fn ring_bytes(&self) -> usize {
-        self.ring.iter().map(|n| n.bytes).sum()
+        let past = self.past.iter().flat_map(|past| &past.ring);
+        self.kept.iter().chain(past).chain(&self.ring).map(|n| n.bytes).sum()
     }
 
     /// Prepares for a new grant: what is numbered becomes the past, repeats are read anew (P12).
     pub(super) fn lay_aside(&mut self, grant: Grant) {
         let ring = mem::take(&mut self.ring);
-        if self.open && self.past.is_none() && !ring.is_empty() {
+        if self.open && self.past.is_none() && (!ring.is_empty() || !self.kept.is_empty()) {
             self.past = Some(Past { grant, acked: self.acked, ring });
         }
         (self.last, self.tail, self.acked) = (0, 0, 0);
@@ -301,36 +285,46 @@ impl Log {
         };
     }
 
-    /// Tells how much of the past the log has, if a position before the opening says it: one of the
-    /// past's own epoch, or an earlier one.
-    pub(super) fn landed(&self, before: Position) -> Option<u64> {
-        let past = self.past.as_ref()?;
-        match before.epoch.cmp(&past.grant.epoch) {
-            std::cmp::Ordering::Less => Some(0),
-            std::cmp::Ordering::Equal => Some(before.seq),
-            std::cmp::Ordering::Greater => None,
-        }
+    /// Whether a position that the log had before its opening decides the past: it is of the past's
+    /// own epoch, or an earlier one.
+    pub(super) fn decides(&self, before: Position) -> bool {
+        self.past.as_ref().is_some_and(|past| before.epoch <= past.grant.epoch)
     }
 
-    /// Decides the past: confirms what landed, puts the rest in front of what waits.
-    pub(super) fn settle(&mut self, landed: u64) -> Vec<Confirmed> {
+    /// Decides the past: confirms what landed, and puts in front of what waits all that the log, which
+    /// had its tail at `before`, does not have.
+    pub(super) fn settle(&mut self, before: Position) -> Vec<Confirmed> {
         let Some(mut past) = self.past.take() else { return Vec::new() };
+        let landed = if before.epoch == past.grant.epoch { before.seq } else { 0 };
         let confirmed = confirm(&mut past.ring, past.grant, past.acked, landed);
-        for old in past.ring.into_iter().rev() {
-            for (i, message) in old.entry.messages.iter().enumerate().rev() {
-                let seq = old.first + i as u64;
-                if seq > landed {
-                    let ticket = old.tickets.iter().find(|(s, _)| *s == seq).map(|(_, ticket)| *ticket);
-                    let source = ticket.map_or(Source::Carried, Source::Own);
-                    if source == Source::Carried {
-                        self.window.carry(message);
-                    }
-                    self.waiting.push_front(Waiting { message: message.clone(), source, arrival: 0 });
-                }
-            }
-            self.dropped += if old.first > landed { old.entry.dropped } else { 0 };
+        let mut known = mem::take(&mut self.kept);
+        known.append(&mut past.ring);
+        for old in known.iter().rev() {
+            self.carry(old, before);
         }
+        self.kept = known.into_iter().take_while(|n| n.id() <= before).collect();
         confirmed
+    }
+
+    /// Lets the messages of an entry after a position wait again, before all others.
+    fn carry(&mut self, old: &Numbered, after: Position) {
+        if old.id() <= after {
+            return;
+        }
+        let at = |seq| Position::new(old.entry.epoch, seq);
+        for (i, message) in old.entry.messages.iter().enumerate().rev() {
+            let seq = old.first + i as u64;
+            if at(seq) <= after {
+                return;
+            }
+            let ticket = old.tickets.iter().find(|(s, _)| *s == seq).map(|(_, ticket)| *ticket);
+            let source = ticket.map_or(Source::Carried, Source::Own);
+            if source == Source::Carried {
+                self.window.carry(message);
+            }
+            self.waiting.push_front(Waiting { message: message.clone(), source, arrival: 0 });
+        }
+        self.dropped += old.entry.dropped;
     }
 }
 
@@ -362,11 +356,6 @@ impl Log {
 
     pub(super) fn kept(&self) -> Kept {
         Kept { messages: self.messages, bytes: self.bytes }
-    }
-
-    /// Position of the oldest retained entry's last message.
-    pub(super) fn oldest(&self) -> Option<Position> {
-        self.rows.iter().find(|r| r.messages > 0).map(|r| r.id)
     }
 
     /// Adds an older entry that was read; false where it is past the retention, so reading can end.
@@ -446,6 +435,36 @@ impl Numbered {
         Self { first, last, bytes, entry: Arc::new(entry), tickets }
     }
 
+    /// Cuts the entry behind a sequence, if that is within it.
+    fn cut(self, grant: Grant, behind: u64) -> Vec<Self> {
+        if behind < self.first || behind >= self.last {
+            return vec![self];
+        }
+        let mut head = self.entry.messages.clone();
+        let rest = head.split_off((behind + 1 - self.first) as usize);
+        let (early, late) = self.tickets.into_iter().partition(|(seq, _)| *seq <= behind);
+        let head = Self::new(grant, behind, head, early, self.entry.dropped);
+        vec![head, Self::new(grant, self.last, rest, late, 0)]
+    }
+
+    /// Whether the next entry can be joined to this one. What was dropped is told before an entry.
+    fn takes(&self, next: &Self) -> bool {
+        let messages = self.entry.messages.len() + next.entry.messages.len();
+        next.entry.dropped == 0
+            && messages <= ENTRY_MESSAGES_MAX
+            && self.bytes + next.bytes <= ENTRY_BYTES_MAX
+    }
+
+    fn merge(&mut self, grant: Grant, next: Self) {
+        let messages = [&self.entry.messages[..], &next.entry.messages].concat();
+        let tickets = [&self.tickets[..], &next.tickets].concat();
+        *self = Self::new(grant, next.last, messages, tickets, self.entry.dropped);
+    }
+
+    fn id(&self) -> Position {
+        Position::new(self.entry.epoch, self.last)
+    }
+
     fn row(&self, grant: Grant, now: Moment) -> Row {
         Row {
             id: Position::new(grant.epoch, self.last),
@@ -458,8 +477,11 @@ impl Numbered {
 
 /// Takes out what lies in `(acked, upto]` of a ring.
 fn confirm(ring: &mut VecDeque<Numbered>, grant: Grant, acked: u64, upto: u64) -> Vec<Confirmed> {
-    let begin = ring.partition_point(|n| n.last <= acked);
     let mut out = Vec::new();
+    if upto <= acked {
+        return out;
+    }
+    let begin = ring.partition_point(|n| n.last <= acked);
     for n in ring.range_mut(begin..).take_while(|n| n.first <= upto) {
         let (from, to) = (n.first.max(acked + 1), n.last.min(upto));
         let whole = from == n.first && to == n.last;

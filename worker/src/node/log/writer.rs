@@ -43,7 +43,7 @@ pub(crate) struct Log {
     /// Topics with something to number, fairly in turn.
     ready: VecDeque<Topic>,
     /// Entries that may have to be appended again, oldest first, and their bytes.
-    order: VecDeque<(Topic, u64, Moment)>,
+    order: VecDeque<(Topic, Position, Moment)>,
     ring_bytes: usize,
     /// Topics whose window is not complete, and the read under way.
     unread: VecDeque<Topic>,
@@ -168,11 +168,6 @@ impl Log {
     pub(crate) fn top(&self, topic: &Topic) -> Option<Position> {
         let log = self.topics.get(topic).filter(|log| log.open)?;
         Some(Position::new(self.grant.epoch, log.acked))
-    }
-
-    /// Position of the oldest entry's last message that is kept, as far as known.
-    pub(crate) fn oldest(&self, topic: &Topic) -> Option<Position> {
-        self.topics.get(topic)?.oldest()
     }
 
     /// Tells how much of a topic is kept.
@@ -304,11 +299,6 @@ impl Log {
         }
     }
 
-    /// Sets how long entries are kept to append again: 2 s without replicas.
-    pub(crate) fn remember(&mut self, age: Duration) {
-        self.limits.ring_age_max = age;
-    }
-
     /// Takes no more messages (P7).
     pub(crate) fn drain(&mut self) {
         self.ending = true;
@@ -355,10 +345,11 @@ impl Log {
         self.tell(topic, confirmed, outs);
     }
 
-    fn settle(&mut self, topic: &Topic, landed: u64, outs: &mut Vec<Out>) {
+    fn settle(&mut self, topic: &Topic, before: Position, outs: &mut Vec<Out>) {
         let Some(log) = self.topics.get_mut(topic) else { return };
-        let confirmed = log.settle(landed);
+        let confirmed = log.settle(before);
         self.tell(topic, confirmed, outs);
+        self.weigh();
         self.load = Load::default();
         for waiting in self.topics.values().flat_map(|log| &log.waiting) {
             self.load.put(waiting.source, waiting.message.data.len());
@@ -392,13 +383,18 @@ impl Log {
         self.queue(topic);
     }
 
+    fn weigh(&mut self) {
+        self.ring_bytes = self.topics.values().map(topic::Log::ring_bytes).sum();
+    }
+
     /// Forgets what need not be appended again any more.
     fn evict(&mut self, now: Moment) {
         while let Some((topic, last, at)) = self.order.front() {
             let due =
                 now.since(*at) > self.limits.ring_age_max || self.ring_bytes > self.limits.ring_bytes_max;
             let Some(log) = self.topics.get_mut(topic) else { break };
-            if !due || log.acked < *last {
+            let settled = log.past.is_none() && *last <= Position::new(self.grant.epoch, log.acked);
+            if !due || !settled {
                 break;
             }
             self.ring_bytes = self.ring_bytes.saturating_sub(log.forget(*last));

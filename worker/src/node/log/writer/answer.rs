@@ -58,9 +58,10 @@ impl Log {
         if log.purge {
             self.trims.push_back(topic.clone());
         }
-        match log.landed(opening.prev) {
-            Some(landed) => self.settle(topic, landed, outs),
-            None => self.read_on(topic, outs),
+        if log.decides(opening.prev) {
+            self.settle(topic, opening.prev, outs);
+        } else {
+            self.read_on(topic, outs);
         }
     }
 
@@ -135,7 +136,7 @@ impl Log {
         for log in self.topics.values_mut().filter(|log| log.open) {
             log.regroup(ours, now);
         }
-        self.ring_bytes = self.topics.values().map(topic::Log::ring_bytes).sum();
+        self.weigh();
         let stamp = rewound || look.stamped.as_ref() != Some(&look.era);
         self.state = State::Repair { era: look.era, stamp };
     }
@@ -160,8 +161,7 @@ impl Log {
                 }
                 self.grant = Grant { epoch, nonce };
                 self.state = State::Fresh;
-                (self.ring_bytes, self.read) = (0, None);
-                self.order.clear();
+                self.read = None;
                 self.ready.clear();
                 self.unread.clear();
                 self.to_open.clear();

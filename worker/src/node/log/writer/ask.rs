@@ -5,7 +5,7 @@ use crate::{
     clock::Moment,
     node::log::{Do, topic::Source},
 };
-use plexus_bus::{Append, Payload, Topic};
+use plexus_bus::{Append, Payload, Position, Topic};
 use plexus_proto::bus::LogMessage;
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ impl Log {
             if let Some(bytes) = numbered {
                 total += bytes;
                 self.ring_bytes += bytes;
-                self.order.push_back((topic.clone(), log.last, now));
+                self.order.push_back((topic.clone(), Position::new(self.grant.epoch, log.last), now));
                 sent.push(topic.clone());
             }
             self.queue(&topic);

@@ -51,7 +51,7 @@ impl Log {
             return;
         };
         let mut more = entries.len() == PAGE;
-        let mut page = Page { wall, now, recent: false, landed: None, oldest: Position::ZERO };
+        let mut page = Page { wall, now, recent: false, tail: None, oldest: Position::ZERO };
         for entry in &entries {
             let Some(log) = self.topics.get_mut(&topic) else { return };
             if !page.take(&topic, log, &mut self.seen, entry) {
@@ -66,8 +66,8 @@ impl Log {
             }
             _ => Reading::Done,
         };
-        match page.landed.or((log.reading == Reading::Done).then_some(0)) {
-            Some(landed) if log.past.is_some() => self.settle(&topic, landed, outs),
+        match page.tail.or((log.reading == Reading::Done).then_some(Position::ZERO)) {
+            Some(before) if log.past.is_some() => self.settle(&topic, before, outs),
             _ => self.read_on(&topic, outs),
         }
     }
@@ -79,8 +79,8 @@ struct Page {
     now: Moment,
     /// It reaches back over two minutes.
     recent: bool,
-    /// How much of the past is in the log.
-    landed: Option<u64>,
+    /// The newest position that decides the past.
+    tail: Option<Position>,
     oldest: Position,
 }
 
@@ -90,7 +90,8 @@ impl Page {
         self.oldest = read.id;
         let Ok(entry) = read.entry.open::<LogEntry>() else { return true };
         let prev = entry.opening.as_ref().and_then(|opening| opening.prev.parse().ok());
-        self.landed = self.landed.or_else(|| log.landed(read.id)).or_else(|| log.landed(prev?));
+        let decides = |before: &Position| log.decides(*before);
+        self.tail = self.tail.or_else(|| [Some(read.id), prev].into_iter().flatten().find(decides));
         let newest =
             entry.messages.last().and_then(|m| m.received_at).or(entry.opening.as_ref().and_then(|o| o.at));
         let at = newest.and_then(|at| SystemTime::try_from(at).ok()).unwrap_or(self.wall);
