@@ -50,6 +50,7 @@ impl EventLoop {
         while let Some(input) = self.next(&stop).await {
             self.apply(input);
         }
+        self.close();
     }
 
     async fn next(&mut self, stop: &CancellationToken) -> Option<Input> {
@@ -71,5 +72,10 @@ impl EventLoop {
             Input::Sweep => self.tables.sweep(),
             Input::Resumed => self.tables.resume(),
         }
+    }
+
+    /// Subscriptions, and calls that still wait, end as the loop is dropped.
+    fn close(self) {
+        self.tables.up.set(0);
     }
 }

@@ -40,7 +40,6 @@ impl Embedded {
         let (deeds, waiting) = mpsc::channel(config.commands_max.max(1));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        metrics.up.set(1);
         let tables = Tables::new(config, metrics);
         let resume = Arc::new(Notify::new());
         tasks.spawn(EventLoop::new(waiting, tables, resume.clone()).run(stop.clone()));
@@ -78,5 +77,44 @@ impl Embedded {
             mpsc::error::TrySendError::Closed(_) => Error::Closed,
         })?;
         answered.await.map_err(|_| Error::Closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Subject,
+        port::{History, Live, Port},
+    };
+
+    fn bus() -> (Embedded, Metrics) {
+        let metrics = Metrics::default();
+        (Embedded::new(&Config::default(), metrics.clone()), metrics)
+    }
+
+    #[tokio::test]
+    async fn every_bus_has_an_era_of_its_own() {
+        let node = crate::NodeName::parse("default/a").unwrap();
+        let (one, two) = (bus().0, bus().0);
+        assert_ne!(one.look(&node).await.unwrap().era, two.look(&node).await.unwrap().era);
+    }
+
+    #[tokio::test]
+    async fn a_bus_ends_with_its_last_handle() {
+        let (bus, metrics) = bus();
+        let mut subscription = bus.subscribe(Subject::Records, 1).await.unwrap();
+        assert_eq!(metrics.up.get(), 1);
+        drop(bus);
+        assert!(subscription.recv().await.is_none());
+        assert_eq!(metrics.up.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_closed_bus_is_down() {
+        let (bus, metrics) = bus();
+        bus.close().await;
+        assert!(!bus.healthy());
+        assert_eq!(metrics.up.get(), 0);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use plexus_proto::bus as wire;
+use prometheus_client::metrics::gauge::Gauge;
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime},
@@ -44,10 +45,13 @@ pub(super) struct Tables {
     wall: SystemTime,
     /// Set by tests: nothing runs before.
     paused: Option<Instant>,
+    /// Whether the loop runs.
+    pub(super) up: Gauge,
 }
 
 impl Tables {
     pub(super) fn new(config: &Config, metrics: Metrics) -> Self {
+        metrics.up.set(1);
         Self {
             live: Subjects::new(config.subscriptions_max, metrics.lagged),
             control: Control::default(),
@@ -59,6 +63,7 @@ impl Tables {
             now: Instant::now(),
             wall: SystemTime::now(),
             paused: None,
+            up: metrics.up,
         }
     }
 
