@@ -28,12 +28,20 @@ struct Server {
 
 impl Server {
     fn start(port: u16, more: &[&str]) -> Option<Self> {
+        Self::spawn(port, &[&["--save", ""], more].concat())
+    }
+
+    fn sentinel(port: u16, file: &std::path::Path) -> Option<Self> {
+        Self::spawn(port, &[file.to_str().unwrap(), "--sentinel"])
+    }
+
+    fn spawn(port: u16, words: &[&str]) -> Option<Self> {
         let dir = std::env::temp_dir().join(format!("plexus-bus-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let spawned = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--dir"])
+            .args(words)
+            .args(["--port", &port.to_string(), "--dir"])
             .arg(&dir)
-            .args(more)
             .stdout(Stdio::null())
             .spawn();
         match spawned {
@@ -296,4 +304,88 @@ async fn a_promoted_replica_that_missed_entries_gets_them_again_and_grants_nothi
     };
     let told: Vec<_> = openings.iter().map(|o| (o.topic.as_ref(), o.prev.seq, o.sure)).collect();
     assert_eq!(told, [(&b"later"[..], 0, true), (&b"t"[..], 2, true)]);
+}
+
+#[tokio::test]
+async fn a_user_with_few_rights_suffices_and_a_wrong_password_is_refused_untold() {
+    let Some(server) = Server::start(free_port(), &[]) else { return };
+    server.ready().await;
+    let rights = ["~plx:*", "&plx:*", "+@all", "-@dangerous", "+info"];
+    server.ask(&[&["ACL", "SETUSER", "plexus", "on", ">s3cret"], &rights[..]].concat());
+    server.ask(&["ACL", "SETUSER", "default", "off"]);
+    let open = |password: &str| {
+        let url = format!("redis://plexus:{password}@127.0.0.1:{}", server.port);
+        async move { Bus::open(&Config { url, ..Config::default() }).await }
+    };
+    let refused = open("n0ne").await.err().unwrap();
+    assert_eq!(refused, Error::Refused(plexus_bus::Refusal::NoAuth));
+    assert!(!refused.to_string().contains("n0ne"));
+
+    let bus = open("s3cret").await.unwrap();
+    let worker = "w.1".into();
+    let mut live = bus.subscribe(Subject::Ownership).await.unwrap();
+    bus.renew(&worker, true).await.unwrap();
+    bus.put(Key::Record(node()), Bytes::new(), When::Absent, None).await.unwrap();
+    bus.put(Key::Named("name".into()), Bytes::new(), When::Absent, None).await.unwrap();
+    bus.take(&worker, 7, &[Claim { node: node(), floor: 0, from: None }]).await.unwrap();
+    assert!(matches!(frame(&mut live).await, Event::Frame(_)));
+    let grant = bus.owner(&node()).await.unwrap().unwrap().grant;
+    open_all(&bus, grant).await;
+    bus.append(&node(), grant, vec![append(grant, b"t", 1, 1)]).await.unwrap();
+    assert_eq!(bus.read(&node(), &Bytes::from_static(b"t"), ALL).await.unwrap().len(), 2);
+    assert_eq!(bus.replicate(&node(), 1, false, Duration::from_millis(50)).await.unwrap(), 0);
+}
+
+async fn open_all(bus: &Bus, grant: Grant) {
+    let Opened::Done(_) = open(bus, grant, &[Bytes::from_static(b"t")]).await else { panic!("fenced") };
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinel_is_followed() {
+    let Some(mut old) = Server::start(free_port(), &[]) else { return };
+    old.ready().await;
+    let port = old.port.to_string();
+    let new = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
+    eventually("the replica follows", || async {
+        new.ask(&["INFO", "replication"]).contains("link_status:up")
+    })
+    .await;
+    let file = std::env::temp_dir().join(format!("plexus-sentinel-{port}.conf"));
+    let watched = format!(
+        "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n\
+         sentinel failover-timeout main 2000\n"
+    );
+    std::fs::write(&file, watched).unwrap();
+    let sentinel = Server::sentinel(free_port(), &file).unwrap();
+    sentinel.ready().await;
+    eventually("the replica is known", || async {
+        sentinel.ask(&["SENTINEL", "REPLICAS", "main"]).contains(&new.port.to_string())
+    })
+    .await;
+
+    let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=main", sentinel.port);
+    let bus = Bus::open(&Config { url, ..Config::default() }).await.unwrap();
+    let mut live = bus.subscribe(Subject::Anyone).await.unwrap();
+    old.kill();
+    eventually("not healthy", || async { !bus.healthy() }).await;
+    eventually("healthy on the promoted replica", || async { bus.healthy() }).await;
+    assert!(matches!(frame(&mut live).await, Event::Restored));
+    assert_eq!(bus.publish(Subject::Anyone, Payload::encoded("x")).await.unwrap(), 1);
+    assert!(matches!(bus.renew(&"w.1".into(), true).await.unwrap(), Renewed::Held { .. }));
+    let _ = std::fs::remove_file(file);
+}
+
+#[tokio::test]
+async fn a_primary_that_becomes_a_replica_is_not_healthy_until_it_is_one_again() {
+    let Some(server) = Server::start(free_port(), &[]) else { return };
+    server.ready().await;
+    let bus = bus_at(server.port).await;
+    bus.subscribe(Subject::Anyone).await.unwrap();
+    server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = bus.renew(&"w.1".into(), true).await.unwrap_err();
+    assert_eq!(error, Error::Refused(plexus_bus::Refusal::ReadOnly));
+    eventually("not healthy", || async { !bus.healthy() }).await;
+    server.ask(&["REPLICAOF", "NO", "ONE"]);
+    eventually("healthy again", || async { bus.healthy() }).await;
+    assert!(matches!(bus.renew(&"w.1".into(), true).await.unwrap(), Renewed::Held { .. }));
 }

@@ -1,8 +1,12 @@
 //! What a worker may be told.
 
+use crate::Error;
 use plexus_bus::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
+
+/// Longest deadline that leaves a margin before the store ends the lease.
+const LEASE_DEADLINE_MAX: Duration = Duration::from_secs(5);
 
 /// A worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,7 +53,7 @@ pub struct Lease {
 }
 
 /// Where the key-encryption key is: 32 bytes, base64 or hexadecimal.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
     /// A file with the key.
@@ -58,6 +62,17 @@ pub struct Keys {
     pub key: Option<String>,
     /// Makes a key for this process where none is given: nodes do not outlive it. Development only.
     pub generate: bool,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = self.key.as_ref().map(|_| "[masked]");
+        f.debug_struct("Keys")
+            .field("file", &self.file)
+            .field("key", &key)
+            .field("generate", &self.generate)
+            .finish()
+    }
 }
 
 /// Bounds and defaults of each node.
@@ -172,6 +187,43 @@ impl Default for Node {
             failures_max: 5,
         }
     }
+}
+
+impl Config {
+    /// Checks what serde cannot, and answers the name of the worker: the configured one, else the
+    /// host's.
+    pub(crate) fn check(&self) -> Result<String, Error> {
+        let wrong = |what: &str| Err(Error::Config(what.into()));
+        let lease = &self.lease;
+        if lease.renew_interval.is_zero() || lease.deadline < lease.renew_interval * 2 {
+            return wrong("lease.deadline must be at least twice lease.renew_interval");
+        }
+        if lease.deadline > LEASE_DEADLINE_MAX {
+            return wrong("lease.deadline must be at most 5s: the lease itself lives 6s in the store");
+        }
+        if lease.claims_max == 0 || self.nodes_max == 0 || self.node.failures_max == 0 {
+            return wrong("lease.claimsMax, nodesMax and node.failuresMax must be at least 1");
+        }
+        let id = if self.id.is_empty() { host_name() } else { self.id.clone() };
+        let fits = (1..=200).contains(&id.len()) && id.bytes().all(is_id_byte);
+        if fits { Ok(id) } else { wrong("id must be 1 to 200 letters, digits, `-` and `.`") }
+    }
+}
+
+fn is_id_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.'
+}
+
+/// The name of this machine or pod, in the letters that an id may have.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name
+        .trim()
+        .bytes()
+        .map(|byte| if is_id_byte(byte) { char::from(byte) } else { '-' })
+        .take(200)
+        .collect();
+    if name.is_empty() { "worker".into() } else { name }
 }
 
 /// Makes a new incarnation of the worker named `id`: `<id>.<16 hex digits>`.

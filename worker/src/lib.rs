@@ -12,3 +12,63 @@ pub mod swarm;
 pub use config::{Config, incarnation};
 pub use error::{Error, Refusal, refuse};
 pub use metrics::Metrics;
+
+use host::Seal;
+use plexus_bus::Bus;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// A worker, ready to run.
+pub struct Worker {
+    config: Arc<Config>,
+    id: String,
+    seal: Seal,
+    bus: Bus,
+    metrics: Metrics,
+    ready: watch::Sender<bool>,
+}
+
+/// Tells whether a worker may host nodes; cheap to clone, and outlives the worker.
+#[derive(Clone, Debug)]
+pub struct Ready(watch::Receiver<bool>);
+
+impl Ready {
+    /// Tells whether the worker holds its lease and is not draining.
+    pub fn is_ready(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until the worker is ready; false: it ended before. Cancel-safe.
+    pub async fn wait(&mut self) -> bool {
+        self.0.wait_for(|ready| *ready).await.is_ok()
+    }
+}
+
+impl Worker {
+    /// Checks the config and reads the key-encryption key. Nothing happens before [`Worker::run`].
+    pub fn new(config: Config, bus: Bus) -> Result<Self, Error> {
+        let id = config.check()?;
+        let seal = Seal::load(&config.keys)?;
+        let metrics = Metrics::default();
+        Ok(Self { config: Arc::new(config), id, seal, bus, metrics, ready: watch::Sender::new(false) })
+    }
+
+    /// The counters, to be registered once.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// A handle that tells whether the worker may host nodes.
+    pub fn ready(&self) -> Ready {
+        Ready(self.ready.subscribe())
+    }
+
+    /// Hosts nodes until `stop`, then hands each over and ends the lease; at most [`Config::drain`].
+    pub async fn run(self, stop: CancellationToken) {
+        let spawn: host::Spawn =
+            Arc::new(|start, stop| Box::pin(node::event_loop::EventLoop::new(start).run(stop)));
+        let Self { config, id, seal, bus, metrics, ready } = self;
+        host::EventLoop::new(config, &id, bus, seal, metrics, ready, spawn).run(stop).await;
+    }
+}

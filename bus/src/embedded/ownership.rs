@@ -25,6 +25,8 @@ pub(super) struct Control {
     records: HashMap<Incarnation, Record>,
     /// `p`: the node of each PeerId.
     peers: HashMap<Bytes, NodeName>,
+    /// `q`: the PeerId of each node.
+    nodes: HashMap<NodeName, Bytes>,
     /// `g`: when each gateway's lease ends.
     gateways: HashMap<GatewayId, Instant>,
 }
@@ -176,16 +178,17 @@ impl Control {
     }
 
     pub(super) fn enlist(&mut self, node: &NodeName, peer: &[u8]) -> Enlisted {
-        match self.peers.get(peer) {
-            Some(there) if there == node => Enlisted::Done,
-            Some(_) => Enlisted::PeerExists,
-            None if self.owners.contains_key(node) => Enlisted::NodeExists,
-            None => {
-                self.peers.insert(Bytes::copy_from_slice(peer), node.clone());
-                self.owners.insert(node.clone(), Owner::nobody());
-                Enlisted::Done
-            }
+        if self.nodes.get(node).is_some_and(|there| there != peer) {
+            return Enlisted::NodeExists;
         }
+        if self.peers.get(peer).is_some_and(|there| there != node) {
+            return Enlisted::PeerExists;
+        }
+        let peer = Bytes::copy_from_slice(peer);
+        self.nodes.insert(node.clone(), peer.clone());
+        self.peers.insert(peer, node.clone());
+        self.owners.entry(node.clone()).or_insert_with(Owner::nobody);
+        Enlisted::Done
     }
 
     pub(super) fn strike(
@@ -199,6 +202,7 @@ impl Control {
             return None;
         }
         self.owners.remove(node);
+        self.nodes.remove(node);
         if self.peers.get(peer) == Some(node) {
             self.peers.remove(peer);
         }

@@ -1,4 +1,5 @@
-//! Where the bus is: `redis://[user:password@]host:port[/db]`. Nothing of a password is ever told.
+//! Where the bus is: `redis://[user:password@]host:port[/db]`, or behind Sentinel
+//! `redis-sentinel://host:port?sentinelServiceName=name`. Nothing of a password is ever told.
 
 use crate::Error;
 use fred::types::config::Config as Address;
@@ -8,9 +9,7 @@ const SCHEMES: [&str; 2] = ["redis://", "redis-sentinel://"];
 /// Reads the address.
 pub(super) fn parse(url: &str) -> Result<Address, Error> {
     if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(Error::Invalid(
-            "the bus's url must be memory: or redis://[user:password@]host:port[/db]".into(),
-        ));
+        return Err(Error::Invalid("the bus's url must be memory:, redis://… or redis-sentinel://…".into()));
     }
     Address::from_url(url).map_err(|_| Error::Invalid("the bus's url cannot be read".into()))
 }

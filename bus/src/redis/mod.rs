@@ -39,8 +39,9 @@
 //! | `plx:{c}:d`, `plx:{c}:k` | channel | hints: nodes whose record, free values that changed |
 //! | `plx:{g:<gateway>}:r` | channel | answers to a gateway |
 //!
-//! An ACL needs `+@all` on `plx:*` keys and channels without the dangerous category, and `INFO`,
-//! `TIME`, `FUNCTION`, `WAIT`, `WAITAOF`.
+//! A user needs `~plx:* &plx:* +@all -@dangerous +info`. Over Sentinel the address is
+//! `redis-sentinel://host:26379?sentinelServiceName=name`; a Cluster is refused for now, since the client
+//! library does not tell when a slot moves away under a subscription.
 
 mod address;
 mod event_loop;

@@ -117,7 +117,7 @@ local function release(keys, args)
   for i = 2, #args, 2 do
     local r = record(c, args[i])
     if r and r.inc == inc and whole(r.epoch) == args[i + 1] then
-      redis.call('HSET', c .. 'n', args[i], '|' .. args[i + 1] .. '|')
+      redis.call('HSET', c .. 'n', args[i], '|' .. args[i + 1] .. '|' .. r.nonce)
       redis.call('HDEL', c .. 'o:' .. inc, args[i])
       changed(c, inc)
       tell(c, args[i], '', r.epoch)

@@ -163,6 +163,7 @@ suite! {
             workers_are_those_alive
             a_node_is_enlisted_once
             an_enlisted_node_stays_with_its_owner
+            a_node_may_be_taken_before_it_is_enlisted
             only_the_owner_strikes
             a_struck_node_is_free_to_be_enlisted_again
             a_gateway_attends

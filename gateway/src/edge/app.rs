@@ -9,6 +9,7 @@ use super::{
     limits, openapi, problem,
     rest::Rest,
     trunk::Trunk,
+    websocket,
 };
 use crate::{error, metrics::Dialect};
 use axum::body::Body;
@@ -168,11 +169,15 @@ impl Desk {
     }
 
     async fn plain(&self, request: Request<Body>) -> Response<Body> {
-        match (request.method(), request.uri().path()) {
+        let head = request.method() == Verb::HEAD;
+        let response = match (request.method(), request.uri().path()) {
             (&Verb::GET | &Verb::HEAD, "/") => document(HELLO),
             (&Verb::GET | &Verb::HEAD, "/openapi.json") => document(self.0.openapi.clone()),
+            (_, websocket::PATH) => websocket::open(&self.0.trunk, request),
             _ => self.0.rest.handle(request).await,
-        }
+        };
+        // Only HTTP/1 leaves the body out by itself.
+        if head { response.map(|_| Body::empty()) } else { response }
     }
 }
 

@@ -132,8 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn request(name: &str) -> DynamicMessage {
-        let pool = prost_reflect::DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap();
-        DynamicMessage::new(pool.get_message_by_name(name).unwrap())
+        DynamicMessage::new(crate::edge::desc::tests::POOL.get_message_by_name(name).unwrap())
     }
 
     fn json(name: &str, text: &str) -> String {

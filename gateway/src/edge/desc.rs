@@ -70,7 +70,6 @@ pub(crate) struct Rule {
 /// Everything that is served.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    pool: DescriptorPool,
     error: MessageDescriptor,
     methods: Vec<Arc<Method>>,
     by_path: HashMap<String, Arc<Method>>,
@@ -128,7 +127,7 @@ impl Registry {
         let by_path = methods.iter().map(|m| (m.path.clone(), m.clone())).collect();
         let by_call = methods.iter().flat_map(|m| m.calls().map(|c| (c, m.clone()))).collect();
         let services = services.iter().map(|s| (*s).to_owned()).collect();
-        Ok(Self { pool, error, methods, by_path, by_call, services })
+        Ok(Self { error, methods, by_path, by_call, services })
     }
 
     /// Lists the methods.
@@ -154,11 +153,6 @@ impl Registry {
     /// Describes the error that every dialect writes.
     pub(crate) fn error(&self) -> &MessageDescriptor {
         &self.error
-    }
-
-    /// Gives the descriptors themselves.
-    pub(crate) fn pool(&self) -> &DescriptorPool {
-        &self.pool
     }
 }
 
@@ -240,4 +234,91 @@ fn rule(message: &DynamicMessage) -> Option<Rule> {
 pub(crate) fn reflect(desc: &MessageDescriptor, message: &impl prost::Message) -> DynamicMessage {
     DynamicMessage::decode(desc.clone(), message.encode_to_vec().as_slice())
         .unwrap_or_else(|_| DynamicMessage::new(desc.clone()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, fs, path::Path, sync::LazyLock};
+
+    /// The contract, read once.
+    pub(crate) static POOL: LazyLock<DescriptorPool> =
+        LazyLock::new(|| DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap());
+
+    /// Fields that every method may have, by the conventions of the contract.
+    const CONVENTIONS: [&str; 9] = [
+        "after",
+        "data",
+        "etag",
+        "heartbeat",
+        "if_revision",
+        "request_id",
+        "resume",
+        "revision",
+        "traceparent",
+    ];
+    /// Words of problems and of OpenAPI, and the fact that goes with a limit.
+    const FORMATS: [&str; 4] = ["limit", "status", "summary", "tags"];
+    /// Messages that are words of the edge itself.
+    const OWN: [&str; 2] = ["plexus.v1.Error", "plexus.v1.SessionFrame"];
+    /// A dialect that a method shares its name with.
+    const DIALECT: &str = "Connect";
+
+    /// The words of a file outside its comments and tests: names in code, and whole texts in quotes.
+    fn words(text: &str) -> BTreeSet<String> {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().filter(|l| !l.trim_start().starts_with("//"));
+        let mut words = BTreeSet::new();
+        for line in lines {
+            words.extend(line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned));
+            words.extend(line.split('"').skip(1).step_by(2).map(|quoted| format!("{quoted:?}")));
+        }
+        words
+    }
+
+    #[test]
+    fn the_edge_names_no_capability() {
+        let mut known = BTreeSet::new();
+        for service in POOL.services().filter(|s| s.package_name() == "plexus.v1") {
+            known.insert(service.name().to_owned());
+            for method in service.methods() {
+                known.insert(method.name().to_owned());
+                for field in method.input().fields().chain(method.output().fields()) {
+                    known.insert(format!("{:?}", field.name()));
+                    known.insert(format!("{:?}", field.json_name()));
+                }
+            }
+        }
+        for field in
+            OWN.iter().flat_map(|name| POOL.get_message_by_name(name).unwrap().fields().collect::<Vec<_>>())
+        {
+            known.remove(&format!("{:?}", field.name()));
+            known.remove(&format!("{:?}", field.json_name()));
+        }
+        let spared = CONVENTIONS.iter().chain(&FORMATS).map(|word| format!("{word:?}")).collect::<Vec<_>>();
+        known.retain(|word| word != DIALECT && !spared.contains(word));
+        assert!(known.contains("\"topic\"") && known.contains("Subscribe"));
+        let mut named = Vec::new();
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/edge")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let words = words(&fs::read_to_string(&path).unwrap());
+                named.extend(words.intersection(&known).map(|w| format!("{}: {w}", path.display())));
+            }
+        }
+        assert!(named.is_empty(), "{named:#?}");
+    }
+
+    #[test]
+    fn an_event_is_tagged_only_if_its_oneof_is_all_there_is() {
+        let is = |name: &str| tagged(&POOL.get_message_by_name(name).unwrap());
+        assert!(is("plexus.v1.SubscriptionEvent"));
+        assert!(!is("plexus.v1.Message"));
+        assert!(!is("plexus.v1.Receipt"));
+    }
 }

@@ -11,10 +11,10 @@ use pin_project_lite::pin_project;
 use plexus_proto::{reason::Reason, v1};
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tokio::sync::oneshot;
 use tonic::Status;
 
 /// Bytes of a refused body that are read, at most.
@@ -146,11 +146,10 @@ pub(crate) async fn patiently<F: Future<Output = Response<Body>>>(
     if request.body().is_end_stream() || (request.version() >= Version::HTTP_2 && is_native(&request)) {
         return answer(request).await;
     }
-    let left = Arc::new(Mutex::new(None));
-    let lent = request.map(|body| Body::new(Lent { body: Some(body), left: left.clone() }));
+    let (left, mut unread) = oneshot::channel();
+    let lent = request.map(|body| Body::new(Lent { body: Some(body), left: Some(left) }));
     let response = answer(lent).await;
-    let unread = left.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(body) = unread {
+    if let Ok(body) = unread.try_recv() {
         read_on(body).await;
     }
     response
@@ -168,15 +167,18 @@ async fn read_on(body: Body) {
     let _ = tokio::time::timeout(PATIENCE, reading).await;
 }
 
-/// A body that gives back what was not read of it. The lock has one writer and one reader, in turn.
+/// A body that gives back what was not read of it.
 struct Lent {
     body: Option<Body>,
-    left: Arc<Mutex<Option<Body>>>,
+    left: Option<oneshot::Sender<Body>>,
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        if let (Some(body), Some(left)) = (self.body.take(), self.left.take()) {
+            // Nobody waits for it any more when the whole request was dropped.
+            let _ = left.send(body);
+        }
     }
 }
 

@@ -15,6 +15,10 @@ use pin_project_lite::pin_project;
 use plexus_proto::{reason::Reason, v1};
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -103,7 +107,28 @@ pub(crate) struct Tally {
     /// The method.
     pub(crate) method: String,
     /// How it ended; cancelled unless the answer ended by itself.
-    pub(crate) code: Code,
+    pub(crate) verdict: Verdict,
+}
+
+/// How a stream ended, for whoever sees it first: the body by its trailers, or the reader of shared
+/// answers by their end. In the response's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict(Arc<AtomicI32>);
+
+impl Verdict {
+    /// Holds until somebody says otherwise.
+    pub(crate) fn cancelled() -> Self {
+        Self(Arc::new(AtomicI32::new(Code::Cancelled as i32)))
+    }
+
+    /// Says how the stream ended.
+    pub(crate) fn set(&self, code: Code) {
+        self.0.store(code as i32, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Code {
+        Code::from_i32(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Tally {
@@ -120,7 +145,7 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         self.metrics.streams.get_or_create(&metrics::ByDialect { dialect: self.dialect }).dec();
-        Self::done(&self.metrics, self.dialect, std::mem::take(&mut self.method), self.code);
+        Self::done(&self.metrics, self.dialect, std::mem::take(&mut self.method), self.verdict.get());
     }
 }
 
@@ -163,7 +188,7 @@ impl http_body::Body for Bounded {
             me.inner.set(Body::empty()); // Drops the service's stream.
             let error = if late { expired() } else { Drain::error() };
             let status = error::status(&error);
-            me.tally.code = status.code();
+            me.tally.verdict.set(status.code());
             return Poll::Ready(Some(Ok(trailers(&status))));
         }
         let frame = std::task::ready!(me.inner.as_mut().poll_frame(context));
@@ -171,7 +196,7 @@ impl http_body::Body for Bounded {
             f.map(|f| match f.into_trailers() {
                 Ok(mut map) => {
                     *me.ended = true;
-                    me.tally.code = Status::from_header_map(&map).map_or(Code::Unknown, |s| s.code());
+                    me.tally.verdict.set(Status::from_header_map(&map).map_or(Code::Unknown, |s| s.code()));
                     map.extend(me.trailers.take().unwrap_or_default());
                     Frame::trailers(map)
                 }

@@ -30,7 +30,7 @@ const CUT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of the connection; in every request's extensions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+pub struct Peer(pub SocketAddr);
 
 /// The port and its loop.
 pub(crate) struct Listener<S> {

@@ -5,7 +5,7 @@
 //! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds
 //! - [`trunk`] is the one way into the services, [`desc`] what they are
 //! - [`connect`] Connect and gRPC-Web; [`rest`], [`route`] and [`bind`] paths and fields; [`sse`]
-//!   streams as text; [`json`] and [`problem`] what they write; [`openapi`] what they are, for readers
+//!   streams as text; [`websocket`] sessions; [`json`] and [`problem`] what they write; [`openapi`] what they are, for readers
 
 mod app;
 mod auth;
@@ -23,10 +23,12 @@ mod rest;
 mod route;
 mod sse;
 pub(crate) mod trunk;
+mod websocket;
 pub(crate) mod wire;
 
 pub use desc::Error;
 pub use limits::Trailers;
+pub use listener::Peer;
 
 use crate::{config::Config, metrics::Metrics};
 use app::App;

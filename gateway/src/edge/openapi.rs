@@ -107,7 +107,7 @@ fn raw(method: &Method, rule: &Rule) -> bool {
 fn query(input: &MessageDescriptor, bound: &[&str], raw: bool, schemas: &mut Schemas) -> Vec<Value> {
     let mut parameters = Vec::new();
     for field in
-        input.fields().filter(|f| !bound.contains(&f.name()) && !f.is_map() && !(raw && f.name() == "data"))
+        input.fields().filter(|f| !(bound.contains(&f.name()) || f.is_map() || raw && f.name() == "data"))
     {
         match field.kind() {
             Kind::Message(inner) if well_known(&inner).is_none() => {

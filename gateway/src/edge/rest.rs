@@ -51,13 +51,11 @@ impl Rest {
     pub(crate) async fn handle(&self, request: Request<Body>) -> Response<Body> {
         guard::patiently(request, |request| async move {
             let (parts, body) = request.into_parts();
-            let head = parts.method == Verb::HEAD;
             let headers = parts.headers.clone();
-            let response = match self.answer(parts, body).await {
+            match self.answer(parts, body).await {
                 Ok(response) => response,
                 Err(error) => problem::response(self.trunk.registry(), &headers, &error),
-            };
-            if head { response.map(|_| Body::empty()) } else { response }
+            }
         })
         .await
     }

@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn every_path_of_the_contract_leads_to_its_own_method() {
-        let pool = prost_reflect::DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap();
-        let services: Vec<_> = pool.services().map(|s| s.full_name().to_owned()).collect();
+        let services: Vec<_> =
+            crate::edge::desc::tests::POOL.services().map(|s| s.full_name().to_owned()).collect();
         let names: Vec<&str> = services.iter().map(String::as_str).collect();
         let registry = Registry::new(&[plexus_proto::DESCRIPTOR], &names).unwrap();
         let routes = Routes::new(&registry).unwrap();

@@ -6,7 +6,7 @@ use super::{
     desc::{Method, Registry},
     drain::Drain,
     json,
-    limits::{self, Bounded, Tally, Trailers, Trailing},
+    limits::{self, Bounded, Tally, Trailers, Trailing, Verdict},
 };
 use crate::{
     caller::Deadline,
@@ -164,17 +164,18 @@ impl Trunk {
             Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
             None => Some(answer.await),
         };
-        let Some(Ok(response)) = answer else {
+        let Some(Ok(mut response)) = answer else {
             Tally::done(metrics, dialect, name.to_owned(), Code::DeadlineExceeded);
             return error::status(&limits::expired()).into_http();
         };
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());
         if streams && code == Code::Ok {
-            let tally =
-                Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), code: Code::Cancelled };
-            return response
-                .map(|body| Body::new(Bounded::new(body, at, &self.shared.drain, trailers, tally)));
+            let verdict = Verdict::cancelled();
+            response.extensions_mut().insert(verdict.clone());
+            let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), verdict };
+            let drain = &self.shared.drain;
+            return response.map(|body| Body::new(Bounded::new(body, at, drain, trailers, tally)));
         }
         Tally::done(metrics, dialect, name.to_owned(), code);
         metrics.call_seconds.get_or_create(&ByDialect { dialect }).observe(began.elapsed().as_secs_f64());
@@ -292,11 +293,11 @@ impl Reply {
                     frame = frames.next() => match frame {
                         Some(Ok(delivery)) => return Some(Answer::Shared(delivery)),
                         Some(Err(error)) => {
-                            self.outcome = Some((error::status(&error), HeaderMap::new()));
+                            self.end(error::status(&error), HeaderMap::new());
                             break;
                         }
                         None => {
-                            self.outcome = Some((Status::ok(""), self.trailers()));
+                            self.end(Status::ok(""), self.trailers());
                             break;
                         }
                     },
@@ -332,6 +333,14 @@ impl Reply {
                 Err((error::status(&error), trailers))
             }
         }
+    }
+
+    /// Shared answers ended; the silent body cannot know how.
+    fn end(&mut self, status: Status, trailers: HeaderMap) {
+        if let Some(verdict) = self.extensions.get::<Verdict>() {
+            verdict.set(status.code());
+        }
+        self.outcome = Some((status, trailers));
     }
 
     fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, axum::Error>>) {

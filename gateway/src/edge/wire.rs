@@ -106,7 +106,7 @@ impl Wire {
         let now = self.pace.now();
         if new.is_empty() || self.spoken == Spoken::Http2 {
             self.timer = None;
-        } else if first || (self.timer.is_none() && now % 2 == 0) {
+        } else if first || (self.timer.is_none() && now.is_multiple_of(2)) {
             self.timer = Some((Box::pin(tokio::time::sleep(self.head_timeout)), now));
         }
     }

@@ -2,7 +2,10 @@
 //! request by one table, answers repeats from the window, counts the credit of streams, and queues
 //! answers for a task of the loop to send. Decides nothing about the node itself, and never waits.
 
-use super::answers::{Answer, Answers, Content, Known};
+use super::{
+    answers::{Answer, Answers, Content, Known},
+    peers::Ask,
+};
 use crate::{Refusal, clock::Now, refuse};
 use plexus_bus::{
     Body, Call, CallId, Envelope, Error, Frame, GatewayId, Incarnation, Outcome, Payload, Topic,
@@ -36,24 +39,8 @@ pub(crate) enum Request {
     Refresh(u64),
     /// `Owner/Purge`: forget what the topic's log holds.
     Purge(Topic),
-    /// `NodeService/GetIdentity`.
-    GetIdentity,
-    /// `NodeService/ListBootstrap`.
-    ListBootstrap,
-    /// `PeerService/ListPeers`.
-    ListPeers(v1::ListPeersRequest),
-    /// `PeerService/CountPeers`.
-    CountPeers(v1::CountPeersRequest),
-    /// `PeerService/GetPeer`.
-    GetPeer(v1::GetPeerRequest),
-    /// `PeerService/Connect`.
-    Connect(v1::ConnectRequest),
-    /// `PeerService/Disconnect`.
-    Disconnect(v1::DisconnectRequest),
-    /// `PeerService/Ping`, a stream.
-    Ping(v1::PingRequest),
-    /// `PeerService/ListBlocks`.
-    ListBlocks(v1::ListBlocksRequest),
+    /// PeerService, and what NodeService asks about the swarm.
+    Peers(Ask),
 }
 
 impl Request {
@@ -72,15 +59,15 @@ impl Request {
             "plexus.v1.TopicService/ListTopics" => typed(call, Self::ListTopics),
             "plexus.v1.TopicService/GetTopic" => typed(call, Self::GetTopic),
             "plexus.v1.TopicService/ListTopicPeers" => typed(call, Self::ListTopicPeers),
-            "plexus.v1.NodeService/GetIdentity" => Ok(Self::GetIdentity),
-            "plexus.v1.NodeService/ListBootstrap" => Ok(Self::ListBootstrap),
-            "plexus.v1.PeerService/ListPeers" => typed(call, Self::ListPeers),
-            "plexus.v1.PeerService/CountPeers" => typed(call, Self::CountPeers),
-            "plexus.v1.PeerService/GetPeer" => typed(call, Self::GetPeer),
-            "plexus.v1.PeerService/Connect" => typed(call, Self::Connect),
-            "plexus.v1.PeerService/Disconnect" => typed(call, Self::Disconnect),
-            "plexus.v1.PeerService/Ping" => typed(call, Self::Ping),
-            "plexus.v1.PeerService/ListBlocks" => typed(call, Self::ListBlocks),
+            "plexus.v1.NodeService/GetIdentity" => Ok(Self::Peers(Ask::Identity)),
+            "plexus.v1.NodeService/ListBootstrap" => Ok(Self::Peers(Ask::Bootstrap)),
+            "plexus.v1.PeerService/ListPeers" => typed(call, |m| Self::Peers(Ask::List(m))),
+            "plexus.v1.PeerService/CountPeers" => Ok(Self::Peers(Ask::Count)),
+            "plexus.v1.PeerService/GetPeer" => typed(call, |m| Self::Peers(Ask::Get(m))),
+            "plexus.v1.PeerService/Connect" => typed(call, |m| Self::Peers(Ask::Connect(m))),
+            "plexus.v1.PeerService/Disconnect" => typed(call, |m| Self::Peers(Ask::Disconnect(m))),
+            "plexus.v1.PeerService/Ping" => typed(call, |m| Self::Peers(Ask::Ping(m))),
+            "plexus.v1.PeerService/ListBlocks" => typed(call, |m| Self::Peers(Ask::Blocks(m))),
             "plexus.bus.v1.Owner/Join" => typed(call, Self::Join),
             "plexus.bus.v1.Owner/Refresh" => {
                 let bytes = call.payload.to_bytes();
@@ -94,17 +81,31 @@ impl Request {
         }
     }
 
+    /// Names it in traces.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::ListTopics(_) => "ListTopics",
+            Self::GetTopic(_) => "GetTopic",
+            Self::ListTopicPeers(_) => "ListTopicPeers",
+            Self::Publish(_) => "Publish",
+            Self::Join(_) => "Join",
+            Self::Refresh(_) => "Refresh",
+            Self::Purge(_) => "Purge",
+            Self::Peers(_) => "peers",
+        }
+    }
+
     /// Tells whether doing it twice differs from doing it once; then its answer is kept.
     fn changes(&self) -> bool {
-        matches!(self, Self::Publish(_) | Self::Connect(_) | Self::Disconnect(_))
+        matches!(self, Self::Publish(_) | Self::Peers(Ask::Connect(_) | Ask::Disconnect(_)))
     }
 
     /// The `request_id` by which the window tells repeats. A publish has a window of its own, in the
     /// log.
     fn key(&self) -> Option<String> {
         let (method, id) = match self {
-            Self::Connect(request) => ("connect", &request.request_id),
-            Self::Disconnect(request) => ("disconnect", &request.request_id),
+            Self::Peers(Ask::Connect(request)) => ("connect", &request.request_id),
+            Self::Peers(Ask::Disconnect(request)) => ("disconnect", &request.request_id),
             _ => return None,
         };
         (!id.is_empty()).then(|| format!("{method} {id}"))
@@ -116,8 +117,8 @@ impl Request {
             Self::Publish(publish) => {
                 publish.min_peers > 0 || publish.level > v1::receipt::Level::Logged as i32
             }
-            Self::Connect(_) | Self::Ping(_) => true,
-            Self::GetPeer(request) => request.identify != 0,
+            Self::Peers(Ask::Connect(_) | Ask::Ping(_)) => true,
+            Self::Peers(Ask::Get(request)) => request.identify != 0,
             _ => false,
         }
     }
@@ -141,6 +142,8 @@ pub(crate) struct Asked {
     pub(crate) deadline: Option<SystemTime>,
     /// W3C trace context of the call.
     pub(crate) traceparent: String,
+    /// The vendors' part.
+    pub(crate) tracestate: String,
     /// Who asks.
     pub(crate) caller: wire::Principal,
 }
@@ -168,6 +171,7 @@ pub(crate) struct Calls {
 struct Open {
     reply_to: GatewayId,
     traceparent: String,
+    tracestate: String,
     deadline: Option<SystemTime>,
     /// Number of the next envelope to the gateway.
     sequence: u64,
@@ -205,7 +209,7 @@ impl Calls {
     pub(crate) fn take(&mut self, envelope: Envelope, now: Now) -> Incoming {
         let id = envelope.id;
         match envelope.body {
-            Body::Call(call) => self.begin(id, *call, envelope.traceparent, now),
+            Body::Call(call) => self.begin(id, *call, (envelope.traceparent, envelope.tracestate), now),
             Body::Credit { bytes, .. } => {
                 self.credit(id, bytes, now);
                 Incoming::Nothing
@@ -221,7 +225,7 @@ impl Calls {
         }
     }
 
-    fn begin(&mut self, id: CallId, call: Call, traceparent: String, now: Now) -> Incoming {
+    fn begin(&mut self, id: CallId, call: Call, trace: (String, String), now: Now) -> Incoming {
         if call.deadline.is_some_and(|deadline| deadline <= now.wall) {
             return Incoming::Nothing;
         }
@@ -230,7 +234,7 @@ impl Calls {
             open.reply_to = call.reply_to;
             return Incoming::Nothing;
         }
-        let mut open = Open::new(&call, traceparent.clone());
+        let mut open = Open::new(&call, trace);
         if call.epoch_seen > self.epoch {
             let message = "the node has a newer owner";
             self.end(id, &mut open, Err(refuse(Reason::OwnerChanged, message)), false, true);
@@ -270,6 +274,7 @@ impl Calls {
                 let asked = Asked {
                     deadline: call.deadline,
                     traceparent: open.traceparent.clone(),
+                    tracestate: open.tracestate.clone(),
                     caller: call.caller,
                 };
                 if request.is_slow() {
@@ -357,7 +362,7 @@ impl Calls {
             id,
             sequence: open.sequence,
             traceparent: open.traceparent.clone(),
-            tracestate: String::new(),
+            tracestate: open.tracestate.clone(),
             epoch: self.epoch,
             body,
         };
@@ -367,11 +372,6 @@ impl Calls {
         } else {
             tracing::debug!("an answer was dropped: too many wait for the bus");
         }
-    }
-
-    /// Tells whether the call is open.
-    pub(crate) fn is_open(&self, id: CallId) -> bool {
-        self.open.contains_key(&id)
     }
 
     /// Forgets answers past their time, and calls for which nobody waits; the latter are told.
@@ -407,10 +407,11 @@ impl Calls {
 }
 
 impl Open {
-    fn new(call: &Call, traceparent: String) -> Self {
+    fn new(call: &Call, (traceparent, tracestate): (String, String)) -> Self {
         Self {
             reply_to: call.reply_to.clone(),
             traceparent,
+            tracestate,
             deadline: call.deadline,
             sequence: 0,
             changes: false,
@@ -570,6 +571,6 @@ mod tests {
         assert!(matches!(rest[0].body, Body::Output(_)));
         assert!(outcome(&rest[1]).result.is_ok());
         assert_eq!(rest[1].sequence, 3);
-        assert!(!calls.is_open(id));
+        assert!(!calls.output(id, topic("three")));
     }
 }

@@ -7,12 +7,13 @@
 
 use super::{
     Ended, Note, Start,
-    calls::{Calls, Incoming, Request},
+    calls::{Asked, Calls, Incoming, Request},
     following::Following,
     leased::{Event, Leased},
-    log::{Limits, Log, Out},
-    publish::Publishes,
-    start::{self, Muted},
+    log::{Limits, Log},
+    peers::{Ask, Peers, Ready},
+    publishes::Publishes,
+    start::Muted,
     status::Status,
     topics::Waits,
     work::{self, Done},
@@ -20,16 +21,14 @@ use super::{
 use crate::{
     Config, Metrics,
     clock::{Moment, Now},
-    refuse,
     swarm::{BehaviourEvent, gossip},
 };
 use bytes::Bytes;
+use futures::FutureExt;
 use libp2p::{identity::Keypair, swarm::SwarmEvent};
-use plexus_bus::{
-    Bus, CallId, Envelope, Era, Error, Event as Heard, Frame, Incarnation, NodeName, Subscription, Value,
-};
-use plexus_proto::{bus::NodeRecord, reason::Reason, v1};
-use std::{pin::Pin, sync::Arc, time::Duration};
+use plexus_bus::{Bus, CallId, Envelope, Era, Event as Heard, Incarnation, NodeName, Subscription, Trace};
+use plexus_proto::bus::NodeRecord;
+use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -45,8 +44,6 @@ const COMMANDS: usize = 64;
 const SURVEY: Duration = Duration::from_secs(5);
 /// The same while nobody reads anything.
 const SURVEY_IDLE: Duration = Duration::from_secs(30);
-/// Between two dials of the bootstrap peers by a node that is alone.
-const ALONE: Duration = Duration::from_secs(15);
 /// Longest wait for appends and answers when it hands over (P7).
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -84,6 +81,10 @@ pub struct EventLoop {
     pub(super) publishes: Publishes,
     /// Calls that wait for something about topics.
     pub(super) waits: Waits,
+    /// Remote peers.
+    pub(super) peers: Peers,
+    /// Calls that `peers` has to finish.
+    pub(super) asking: HashSet<CallId>,
     /// What it says of itself.
     pub(super) status: Status,
     /// Tasks that leave the loop.
@@ -101,28 +102,27 @@ pub struct EventLoop {
     /// The time of this wake.
     pub(super) now: Now,
     /// Calls from the bus; `None` before the node is open and once it hands over.
-    commands: Option<Subscription>,
+    pub(super) commands: Option<Subscription>,
     /// The era of the last renewal.
     era: watch::Receiver<Option<Era>>,
+    /// The era that the logs are known to be in.
+    last_era: Option<Era>,
     /// The revision that the host last heard of.
     changed: watch::Receiver<u64>,
     notes: mpsc::Sender<(NodeName, Note)>,
     clock: Pin<Box<Sleep>>,
-    ticked: Moment,
+    pub(super) ticked: Moment,
     surveyed: Moment,
-    dialled: Moment,
     /// Whether interest, record or subscription are being read.
-    surveying: bool,
-    reading: bool,
-    subscribing: bool,
-    /// Whether the first interest was read and the logs may be opened.
-    begun: bool,
+    pub(super) surveying: bool,
+    pub(super) reading: bool,
+    pub(super) subscribing: bool,
     /// Whether `Note::Running` was given.
-    running: bool,
+    pub(super) running: bool,
     /// A note that found the host's queue full.
     unsaid: Vec<Note>,
     /// Since when it hands over.
-    draining: Option<Moment>,
+    pub(super) draining: Option<Moment>,
     ended: Option<Ended>,
 }
 
@@ -152,10 +152,11 @@ impl EventLoop {
     /// Makes a node; nothing happens before [`EventLoop::run`].
     pub fn new(start: Start) -> Self {
         let now = Now::read();
+        let last_era = start.era.borrow().clone();
         let limits = &start.config.node;
         let mut following = Following::new(limits.clone());
         following.set_record(&start.record);
-        Self {
+        let mut node = Self {
             status: Status::new(&start.state, now),
             author: start.key.public().to_peer_id().to_bytes().into(),
             swarm: Leased::new(start.deadline),
@@ -170,6 +171,8 @@ impl EventLoop {
             following,
             publishes: Publishes::default(),
             waits: Waits::default(),
+            asking: HashSet::new(),
+            peers: Peers::new(limits, &start.record, &start.state.peers),
             work: JoinSet::new(),
             seqno: start.state.seqno,
             known: start.state.peers,
@@ -181,11 +184,9 @@ impl EventLoop {
             clock: Box::pin(tokio::time::sleep(Duration::ZERO)),
             ticked: Moment::PAST,
             surveyed: Moment::PAST,
-            dialled: now.moment,
             surveying: false,
             reading: false,
             subscribing: false,
-            begun: false,
             running: false,
             unsaid: Vec::new(),
             draining: None,
@@ -198,10 +199,15 @@ impl EventLoop {
             bus: start.bus,
             config: start.config,
             metrics: start.metrics,
+            last_era,
             era: start.era,
             changed: start.changed,
             notes: start.notes,
-        }
+        };
+        // Known and wanted logs are opened by the carrier; with the pins these are all.
+        node.apply_policies();
+        node.open_kept(now);
+        node
     }
 
     /// Opens the logs, builds the swarm, and serves until it ends.
@@ -233,7 +239,7 @@ impl EventLoop {
 
     fn set_clock(&mut self) {
         let mut until = self.ticked.after(TICK).min(self.swarm.deadline());
-        let more = [self.log.wake(), self.publishes.wake(self.now.moment), self.unmute_at()];
+        let more = [self.log.wake(), self.publishes.wake(), self.peers.wake(), self.unmute_at()];
         for wake in more.into_iter().flatten() {
             until = until.min(wake);
         }
@@ -266,7 +272,7 @@ impl EventLoop {
             Input::Tick => {}
             Input::Commands(heard) => self.commands(heard, now),
             Input::Deaf => self.end(Ended::Failed("the bus is closed".into())),
-            Input::Era => self.log.doubt(),
+            Input::Era => self.era_changed(),
             Input::Record => self.read_record(),
             Input::Swarm(events) => self.events(events, now),
         }
@@ -284,12 +290,22 @@ impl EventLoop {
         self.ended.get_or_insert(ended);
     }
 
+    /// Another primary: what was written before may be lost there. The first era heard of is no change.
+    fn era_changed(&mut self) {
+        let era = self.era.borrow_and_update().clone();
+        if self.last_era.is_some() && era != self.last_era {
+            self.log.doubt();
+        }
+        self.last_era = era;
+    }
+
     /// What follows from any input.
     fn settle(&mut self, now: Now) {
         if self.ended.is_some() {
             return;
         }
         self.expire_publishes(now);
+        self.serve_peers(now);
         if self.moved {
             self.move_topics(now);
         }
@@ -302,6 +318,9 @@ impl EventLoop {
         }
         if let Some(batch) = self.calls.batch() {
             self.work.spawn(work::send(self.bus.clone(), batch));
+        }
+        if self.running && self.draining.is_none() {
+            self.write_state(now);
         }
         if self.draining.is_some() {
             self.check_drained(now);
@@ -316,7 +335,7 @@ impl EventLoop {
         for note in std::mem::take(&mut self.unsaid) {
             self.tell(note);
         }
-        let idle = self.begun && self.following.gateways().is_empty();
+        let idle = self.following.gateways().is_empty();
         if now.moment.since(self.surveyed) >= if idle { SURVEY_IDLE } else { SURVEY } {
             self.survey(now);
         }
@@ -326,16 +345,11 @@ impl EventLoop {
         if !self.waits.refreshes.is_empty() {
             self.read_record();
         }
-        if self.swarm.see().is_some() {
+        if let Some(swarm) = self.swarm.act() {
+            self.peers.tick(swarm, now.moment);
             self.subscribe();
-            if self.running {
-                self.write_state(now);
-            }
-            if now.moment.since(self.dialled) >= ALONE {
-                self.dialled = now.moment;
-                self.dial_when_alone();
-            }
         }
+        self.step_waiting(None, now);
         self.following.tidy();
         // Pins end by themselves, and topics over the limit may have room by now.
         self.moved = true;
@@ -349,7 +363,7 @@ impl EventLoop {
         }
     }
 
-    fn subscribe(&mut self) {
+    pub(super) fn subscribe(&mut self) {
         if self.commands.is_none() && !self.subscribing && self.draining.is_none() {
             self.subscribing = true;
             let queue = self.config.node.commands_max;
@@ -365,127 +379,11 @@ impl EventLoop {
         }
     }
 
-    fn tell(&mut self, note: Note) {
+    pub(super) fn tell(&mut self, note: Note) {
         if let Err(mpsc::error::TrySendError::Full((_, note))) =
             self.notes.try_send((self.name.clone(), note))
         {
             self.unsaid.push(note);
-        }
-    }
-}
-
-/// What tasks bring back.
-impl EventLoop {
-    fn done(&mut self, done: Done, now: Now) {
-        match done {
-            Done::Log(turn, done) => {
-                for out in self.log.done(turn, done, now.moment) {
-                    self.out(out, now);
-                }
-            }
-            Done::Sent => self.calls.sent(),
-            Done::Subscribed(result) => self.subscribed(result),
-            Done::Surveyed(since, result) => self.surveyed(since, result, now),
-            Done::Record(result) => self.record_read(result, now),
-            Done::State(result) => match result {
-                Ok(true) => self.status.wrote(true),
-                Ok(false) => {
-                    self.status.wrote(false);
-                    self.log.doubt();
-                }
-                Err(error) => {
-                    tracing::debug!(node = %self.name, %error, "the state was not written");
-                    self.status.wrote(false);
-                }
-            },
-            Done::Answered(call, answer) => self.calls.answer(call, answer, now),
-            Done::Secured(disk, result) => self.secured(disk, result, now),
-            Done::Nothing => {}
-        }
-    }
-
-    fn out(&mut self, out: Out, now: Now) {
-        match out {
-            Out::Opened { grant, openings } => {
-                self.calls.set_epoch(grant.epoch);
-                for opening in openings {
-                    let state = self.following.entry(&opening.topic);
-                    state.open = true;
-                    state.last = state.last.or((opening.prev.seq > 0).then_some(opening.prev));
-                }
-                self.opened(now);
-            }
-            Out::Ready(topic) => self.step_waiting(Some(&topic), now),
-            Out::Logged { topic, first, entry, tickets } => {
-                self.metrics.entries.inc();
-                let last = plexus_bus::Position::new(first.epoch, entry.seq);
-                self.following.entry(&topic).last = Some(last);
-                self.logged(&topic, &tickets, now);
-            }
-            Out::Raised(grant) => {
-                tracing::info!(node = %self.name, epoch = grant.epoch, "raised its grant");
-                self.calls.set_epoch(grant.epoch);
-                self.tell(Note::Raised(grant));
-            }
-            Out::Purged(topic) => {
-                self.following.entry(&topic).last = None;
-                self.purged(&topic, now);
-            }
-            Out::Dropped(count) => {
-                self.metrics.dropped.inc_by(count);
-            }
-            Out::Fenced => self.end(Ended::Fenced),
-        }
-    }
-
-    /// Logs are open: the first time, the node may act (P9).
-    fn opened(&mut self, now: Now) {
-        if self.swarm.see().is_none() {
-            if let Err(error) = self.build(now) {
-                return self.end(Ended::Failed(start::failed(&self.name, &error)));
-            }
-            self.subscribe();
-        }
-        self.moved = true;
-        self.move_topics(now);
-        self.answer_joins(now);
-    }
-
-    fn subscribed(&mut self, result: Result<Subscription, Error>) {
-        self.subscribing = false;
-        match result {
-            Ok(_) if self.draining.is_some() => {}
-            Ok(commands) => {
-                self.commands = Some(commands);
-                if !self.running {
-                    self.running = true;
-                    self.tell(Note::Running);
-                }
-                self.ticked = Moment::PAST;
-            }
-            Err(error) => tracing::warn!(node = %self.name, %error, "cannot hear calls yet"),
-        }
-    }
-
-    fn surveyed(&mut self, since: Moment, result: Result<work::Survey, Error>, now: Now) {
-        self.surveying = false;
-        match result {
-            Ok(survey) => {
-                self.following.survey(survey.wanted, since);
-                let gone = self.following.attending(&survey.lives, now.moment);
-                if !gone.is_empty() {
-                    self.work.spawn(work::forget(self.bus.clone(), self.name.clone(), gone));
-                }
-                self.moved = true;
-                self.begun = true;
-                let kept = self.following.kept(now.wall);
-                // Before the swarm is built this is the opening itself, also of no topic at all.
-                if let Err(refused) = self.log.open(kept) {
-                    tracing::warn!(node = %self.name, ?refused, "not every wanted topic can be kept");
-                }
-                self.apply_policies();
-            }
-            Err(error) => tracing::debug!(node = %self.name, %error, "interest could not be read"),
         }
     }
 }
@@ -501,17 +399,22 @@ impl EventLoop {
                 },
                 // Calls may be lost; gateways send them again. The logs may have missed a failover.
                 Heard::Lagged(count) => tracing::warn!(node = %self.name, count, "calls were dropped"),
-                Heard::Restored => self.log.doubt(),
+                Heard::Restored => {
+                    self.log.doubt();
+                    self.surveyed = Moment::PAST;
+                }
             }
         }
     }
 
     fn command(&mut self, envelope: Envelope, now: Now) {
-        let traceparent = envelope.traceparent.clone();
         match self.calls.take(envelope, now) {
-            Incoming::Run(call, asked, request) => {
+            Incoming::Run(call, mut asked, request) => {
                 self.metrics.commands.inc();
-                let span = tracing::debug_span!("node.command", node = %self.name, %call, traceparent);
+                let span =
+                    tracing::info_span!("node.command", node = %self.name, %call, what = request.name());
+                let trace = Trace::new(&asked.traceparent, &asked.tracestate).enter(&span);
+                asked.traceparent = trace.parent;
                 let _in = span.entered();
                 match request {
                     Request::Publish(request) => self.publish(call, asked, *request, now),
@@ -521,10 +424,7 @@ impl EventLoop {
                     | Request::Join(_)
                     | Request::Refresh(_)
                     | Request::Purge(_)) => self.topics(call, request, now),
-                    _ => {
-                        let refusal = refuse(Reason::WorkerTooOld, "this worker cannot do that yet");
-                        self.calls.answer(call, Err(refusal), now);
-                    }
+                    Request::Peers(ask) => self.ask_peers(call, &asked, ask, now),
                 }
             }
             Incoming::Cancelled(call) => self.cancelled(call),
@@ -535,6 +435,39 @@ impl EventLoop {
     fn cancelled(&mut self, call: CallId) {
         self.publishes.cancel(call);
         self.waits.cancel(call);
+        self.peers.cancel(call);
+        self.asking.remove(&call);
+    }
+
+    fn ask_peers(&mut self, call: CallId, asked: &Asked, ask: Ask, now: Now) {
+        let left = asked.deadline.map(|deadline| deadline.duration_since(now.wall).unwrap_or_default());
+        let until = left.map(|left| now.moment.after(left));
+        let Some(swarm) = self.swarm.act() else { return self.calls.not_run(call) };
+        match self.peers.ask(swarm, call, ask, until, now.moment, now.wall) {
+            Some(answer) => self.calls.answer(call, answer, now),
+            None => drop(self.asking.insert(call)),
+        }
+    }
+
+    fn serve_peers(&mut self, now: Now) {
+        if self.peers.wake().is_some_and(|wake| wake <= now.moment)
+            && let Some(swarm) = self.swarm.act()
+        {
+            self.peers.tick(swarm, now.moment);
+        }
+        for ready in self.peers.take_ready() {
+            match ready {
+                Ready::Pong(call, pong) => {
+                    if !self.calls.output(call, pong) {
+                        self.peers.cancel(call);
+                    }
+                }
+                Ready::End(call, answer) => {
+                    self.asking.remove(&call);
+                    self.calls.answer(call, answer, now);
+                }
+            }
+        }
     }
 
     fn events(&mut self, events: Vec<Event>, now: Now) {
@@ -542,6 +475,9 @@ impl EventLoop {
             // P2 again: each event may lead to an effect.
             if !self.swarm.holds() {
                 return self.end(Ended::Fenced);
+            }
+            if let Some(swarm) = self.swarm.act() {
+                self.peers.on_swarm_event(swarm, &event, now.moment, now.wall);
             }
             self.event(event, now);
         }
@@ -569,83 +505,29 @@ impl EventLoop {
     }
 }
 
-/// The record.
-impl EventLoop {
-    fn record_read(&mut self, result: Result<Option<Value>, Error>, now: Now) {
-        self.reading = false;
-        match result {
-            Ok(Some(value)) if value.revision > self.revision => match NodeRecord::from_bytes(value.data) {
-                Ok(record) => self.adopt(record, value.revision, now),
-                Err(error) => tracing::error!(node = %self.name, %error, "the record cannot be read"),
-            },
-            Ok(Some(_)) => {}
-            Ok(None) => self.tell(Note::Unwanted),
-            Err(error) => tracing::debug!(node = %self.name, %error, "the record was not read"),
-        }
-        let refreshes = std::mem::take(&mut self.waits.refreshes);
-        for (call, revision) in refreshes {
-            if self.revision >= revision {
-                self.calls.answer(call, Ok(plexus_bus::Payload::default()), now);
-            } else {
-                self.waits.refreshes.push((call, revision));
-            }
-        }
-    }
-
-    fn adopt(&mut self, record: NodeRecord, revision: u64, now: Now) {
-        let former = std::mem::replace(&mut self.record, record);
-        self.revision = revision;
-        let spec = self.spec();
-        if self.record.deleting || spec.stopped() || self.record.generation != former.generation {
-            return self.tell(Note::Unwanted);
-        }
-        self.following.set_record(&self.record);
-        self.apply_policies();
-        if let Err(refused) = self.log.open(self.following.kept(now.wall)) {
-            tracing::warn!(node = %self.name, ?refused, "not every pinned topic can be kept");
-        }
-        self.moved = true;
-        if self.swarm.see().is_none() {
-            return;
-        }
-        let old = former.node.and_then(|node| node.spec).unwrap_or_default();
-        if start::fixed(&old) != start::fixed(&spec) {
-            return self.rebuild(now);
-        }
-        if former.blocks != self.record.blocks {
-            self.set_blocks(now);
-        }
-        let new: Vec<String> =
-            spec.bootstrap.iter().filter(|a| !old.bootstrap.contains(a)).cloned().collect();
-        self.dial(new.iter());
-    }
-
-    fn set_blocks(&mut self, now: Now) {
-        let blocks: &[v1::BlockEntry] = &self.record.blocks;
-        let Some(swarm) = self.swarm.act() else { return };
-        if let Err(error) = swarm.behaviour_mut().blocks.set(blocks) {
-            self.status.failed(Reason::Internal, error.to_string(), now);
-        }
-    }
-
-    /// Builds the swarm anew in place; a spec that cannot be built leaves the former one running.
-    fn rebuild(&mut self, now: Now) {
-        self.known.extend(self.connected_addresses());
-        if let Err(error) = self.build(now) {
-            tracing::warn!(node = %self.name, %error, "the changed spec cannot be run");
-            self.status.failed(Reason::FieldInvalid, error.to_string(), now);
-        }
-        self.step_waiting(None, now);
-    }
-}
-
 /// The end.
 impl EventLoop {
     fn drain(&mut self, now: Now) {
         self.draining = Some(now.moment);
-        self.commands = None;
+        self.hand_back_commands(now);
         self.hand_back_publishes();
         self.log.drain();
+    }
+
+    /// Calls that are queued already go to the next owner.
+    fn hand_back_commands(&mut self, now: Now) {
+        let Some(mut commands) = self.commands.take() else { return };
+        let mut heard = Vec::new();
+        while commands.recv_many(&mut heard, COMMANDS).now_or_never().is_some_and(|n| n > 0) {}
+        for event in heard {
+            let Heard::Frame(frame) = event else { continue };
+            let Ok(envelope) = frame.take::<Envelope>() else { continue };
+            match self.calls.take(envelope, now) {
+                Incoming::Run(call, ..) => self.calls.not_run(call),
+                Incoming::Cancelled(call) => self.cancelled(call),
+                Incoming::Nothing => {}
+            }
+        }
     }
 
     fn check_drained(&mut self, now: Now) {

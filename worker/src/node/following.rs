@@ -144,11 +144,6 @@ impl Following {
         self.all.get(topic)
     }
 
-    /// The same, to change it.
-    pub(crate) fn get_mut(&mut self, topic: &[u8]) -> Option<&mut State> {
-        self.all.get_mut(topic)
-    }
-
     /// Every topic by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Topic, &State)> {
         self.all.iter()

@@ -13,6 +13,9 @@ mod following;
 mod messages;
 mod policy;
 mod publish;
+mod publishes;
+mod receipt;
+mod record;
 mod status;
 mod topics;
 
@@ -83,3 +86,6 @@ pub enum Ended {
     /// It cannot go on; one sentence. The host restarts it with back-off, then quarantines it.
     Failed(String),
 }
+
+#[cfg(test)]
+mod tests;

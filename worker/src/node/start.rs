@@ -1,7 +1,7 @@
 //! The swarm's first steps: built, listening, dialling those it knew. Also what is done again when the
 //! spec changes.
 
-use super::event_loop::EventLoop;
+use super::{event_loop::EventLoop, peers::Peers};
 use crate::{
     Error,
     clock::{Moment, Now},
@@ -40,7 +40,7 @@ impl EventLoop {
             allow_private: self.config.allow_private_addresses,
             metrics: &self.metrics,
         };
-        let (swarm, ids) = swarm::build(&plan)?;
+        let (swarm, mut ids) = swarm::build(&plan)?;
         let floor = self.seqno.max(self.ids.as_ref().map_or(0, swarm::gossip::Ids::last));
         self.seqno = floor;
         self.muted = ids.behind(floor).map(|behind| match behind {
@@ -49,10 +49,18 @@ impl EventLoop {
             }
             behind => Muted::Behind(behind),
         });
+        // What the former swarm did not send goes first; its ids in the log are those of the former.
+        for publish in self.publishes.reserved() {
+            match publish {
+                Some(publish) => ids.reserve(&publish.topic, &publish.data),
+                None => ids.reserve(&Default::default(), &[]),
+            };
+        }
         self.flood = spec.gossip.and_then(|gossip| gossip.flood_publish).unwrap_or(true);
         self.swarm.put(swarm);
         self.ids = Some(ids);
         self.status.rebuilt(now);
+        self.peers = Peers::new(&self.config.node, &self.record, &self.known);
         self.following.rejoin();
         self.apply_policies();
         self.listen(&spec);
@@ -86,15 +94,6 @@ impl EventLoop {
     fn dial_known(&mut self, spec: &v1::NodeSpec) {
         let known = std::mem::take(&mut self.known);
         self.dial(known.iter().chain(&spec.bootstrap));
-    }
-
-    /// Dials the bootstrap peers again where the node is alone.
-    pub(super) fn dial_when_alone(&mut self) {
-        let alone = self.swarm.see().is_some_and(|swarm| swarm.network_info().num_peers() == 0);
-        if alone {
-            let bootstrap = self.spec().bootstrap;
-            self.dial(bootstrap.iter());
-        }
     }
 
     /// Dials peers by addresses that end in `/p2p/…`, each peer once.

@@ -7,18 +7,20 @@ use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol, swarm
 use plexus_proto::{
     bus::NodeState,
     v1::{
-        self, PeerCounts, node_status,
+        self, node_status,
         node_status::{Condition, State, condition::Grade},
         reachability::Verdict,
     },
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     time::{Duration, SystemTime},
 };
 
 /// Between two writes.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// The first state waits so long for the addresses of listeners.
+const SETTLED: Duration = Duration::from_millis(300);
 /// Failures are forgotten after so much health.
 const HEALTH: Duration = Duration::from_secs(60);
 /// Addresses kept for the next owner.
@@ -100,19 +102,6 @@ impl Status {
         }
     }
 
-    fn counts(&self) -> PeerCounts {
-        let incoming = self.connections.values().filter(|(.., incoming)| *incoming).count();
-        let peers: BTreeSet<&PeerId> = self.connections.values().map(|(peer, ..)| peer).collect();
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        PeerCounts {
-            connected: count(peers.len()),
-            known: count(peers.len()),
-            mesh: 0,
-            incoming: count(incoming),
-            outgoing: count(self.connections.len() - incoming),
-        }
-    }
-
     /// Addresses that the next owner dials at once: of peers that this node could dial itself, first.
     fn peers(&self) -> Vec<String> {
         let mut all: Vec<_> = self.connections.values().filter(|(.., incoming)| !incoming).collect();
@@ -125,20 +114,28 @@ impl Status {
 impl EventLoop {
     /// Writes the state where it changed and the last write is long enough ago.
     pub(super) fn write_state(&mut self, now: Now) {
-        let due = now.moment.since(self.status.written_at) >= INTERVAL || self.status.written.is_none();
-        if self.status.writing || !due {
+        if self.status.writing || !self.is_due(now) {
             return;
         }
         let mut state = self.state(State::Running, now);
+        self.status.written_at = now.moment;
         if self.status.written.as_ref() == Some(&state) {
             return;
         }
         self.status.written = Some(state.clone());
-        self.status.written_at = now.moment;
         self.status.writing = true;
         stamp(&mut state, now);
         let (bus, name, grant) = (self.bus.clone(), self.name.clone(), self.log.grant());
         self.work.spawn(work::state(bus, name, grant, state));
+    }
+
+    /// The first write waits a moment for addresses; one that failed is tried again with the others.
+    fn is_due(&self, now: Now) -> bool {
+        if self.status.written_at > Moment::PAST {
+            return now.moment.since(self.status.written_at) >= INTERVAL;
+        }
+        let listeners = self.swarm.see().map_or(0, |swarm| swarm.listeners().count());
+        listeners >= self.status.listens || now.moment.since(self.status.started.moment) >= SETTLED
     }
 
     /// Addresses of the connected peers that could be dialled.
@@ -148,7 +145,16 @@ impl EventLoop {
 
     /// The last word of this owner.
     pub(super) fn last_state(&mut self, now: Now) -> NodeState {
-        let mut state = self.state(State::Moving, now);
+        let life = match (self.record.deleting, self.spec().stopped()) {
+            (true, _) => State::Deleting,
+            (_, true) => State::Stopped,
+            _ => State::Moving,
+        };
+        let mut state = self.state(life, now);
+        if let Some(status) = &mut state.status {
+            status.worker.clear();
+            status.addresses.clear();
+        }
         stamp(&mut state, now);
         state
     }
@@ -157,10 +163,7 @@ impl EventLoop {
         if now.moment.since(self.status.started.moment) >= HEALTH {
             self.status.failures = 0;
         }
-        let mut counts = self.status.counts();
-        let gossip = self.swarm.see().and_then(|swarm| swarm.behaviour().gossip.as_ref());
-        let mesh = gossip.map_or(0, |gossip| gossip.all_mesh_peers().count());
-        counts.mesh = u32::try_from(mesh).unwrap_or(u32::MAX);
+        let counts = self.swarm.see().map(|swarm| self.peers.counts(swarm));
         let node = self.record.node.clone().unwrap_or_default();
         let status = v1::NodeStatus {
             state: state.into(),
@@ -168,7 +171,7 @@ impl EventLoop {
             epoch: self.log.grant().epoch,
             addresses: self.addresses(),
             reachability: Verdict::Unspecified.into(),
-            peers: Some(counts),
+            peers: counts,
             topics: u32::try_from(self.following.joined()).unwrap_or(u32::MAX),
             last_error: self.status.last_error.clone(),
             started_at: Some(self.status.started.wall.into()),

@@ -258,10 +258,9 @@ impl EventLoop {
     }
 
     fn purge(&mut self, call: CallId, topic: Topic) -> Result<(), Refusal> {
-        if self.log.top(&topic).is_none() {
+        if !self.log.purge(&topic) {
             return Err(not_found(&text::bytes_to_text(&topic)));
         }
-        self.log.purge(&topic);
         self.waits.purges.push((call, topic));
         Ok(())
     }
@@ -306,6 +305,13 @@ impl EventLoop {
         let gossip = self.swarm.see().and_then(|swarm| swarm.behaviour().gossip.as_ref());
         if let Some(gossip) = gossip {
             self.following.census(gossip.all_peers(), self.now.wall);
+        }
+    }
+
+    /// Sees to it that every topic that is pinned or read has an open log.
+    pub(super) fn open_kept(&mut self, now: Now) {
+        if let Err(refused) = self.log.open(self.following.kept(now.wall)) {
+            tracing::warn!(node = %self.name, ?refused, "not every topic can be kept");
         }
     }
 

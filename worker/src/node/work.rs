@@ -1,8 +1,14 @@
 //! What leaves the loop: round trips to the bus. Each runs as a task of the node and comes back as
-//! [`Done`]; none touches the node's state.
+//! [`Done`], whose arms are below; no task touches the node's state.
 
-use super::{answers::Answer, log};
-use crate::clock::Moment;
+use super::{
+    Ended, Note,
+    answers::Answer,
+    event_loop::EventLoop,
+    log::{self, Out},
+    start,
+};
+use crate::clock::{Moment, Now};
 use futures::future::join_all;
 use plexus_bus::{
     Bus, CallId, Envelope, Error, Extent, GatewayId, Key, NodeName, Payload, Position, Range, Subject,
@@ -150,4 +156,115 @@ async fn retained(
         topic.retained = None;
     }
     Ok(topic)
+}
+
+/// What tasks bring back.
+impl EventLoop {
+    pub(super) fn done(&mut self, done: Done, now: Now) {
+        match done {
+            Done::Log(turn, done) => {
+                for out in self.log.done(turn, done, now.moment) {
+                    self.out(out, now);
+                }
+            }
+            Done::Sent => self.calls.sent(),
+            Done::Subscribed(result) => self.subscribed(result),
+            Done::Surveyed(since, result) => self.surveyed(since, result, now),
+            Done::Record(result) => self.record_read(result, now),
+            Done::State(result) => match result {
+                Ok(true) => self.status.wrote(true),
+                Ok(false) => {
+                    self.status.wrote(false);
+                    self.log.doubt();
+                }
+                Err(error) => {
+                    tracing::debug!(node = %self.name, %error, "the state was not written");
+                    self.status.wrote(false);
+                }
+            },
+            Done::Answered(call, answer) => self.calls.answer(call, answer, now),
+            Done::Secured(disk, result) => self.secured(disk, result, now),
+            Done::Nothing => {}
+        }
+    }
+
+    fn out(&mut self, out: Out, now: Now) {
+        match out {
+            Out::Opened { grant, openings } => {
+                self.calls.set_epoch(grant.epoch);
+                for opening in openings {
+                    let state = self.following.entry(&opening.topic);
+                    state.open = true;
+                    state.last = state.last.or((opening.prev.seq > 0).then_some(opening.prev));
+                }
+                self.opened(now);
+            }
+            Out::Ready(topic) => self.step_waiting(Some(&topic), now),
+            Out::Logged { topic, first, entry, tickets } => {
+                self.metrics.entries.inc();
+                let last = Position::new(first.epoch, entry.seq);
+                self.following.entry(&topic).last = Some(last);
+                self.logged(&topic, &tickets, now);
+            }
+            Out::Raised(grant) => {
+                tracing::info!(node = %self.name, epoch = grant.epoch, "raised its grant");
+                self.calls.set_epoch(grant.epoch);
+                self.tell(Note::Raised(grant));
+            }
+            Out::Purged(topic) => {
+                self.following.entry(&topic).last = None;
+                self.purged(&topic, now);
+            }
+            Out::Dropped(count) => {
+                self.metrics.dropped.inc_by(count);
+            }
+            Out::Fenced => self.end(Ended::Fenced),
+        }
+    }
+
+    /// Logs are open: the first time, the node may act (P9).
+    fn opened(&mut self, now: Now) {
+        if self.swarm.see().is_none() {
+            if let Err(error) = self.build(now) {
+                return self.end(Ended::Failed(start::failed(&self.name, &error)));
+            }
+            self.subscribe();
+        }
+        self.moved = true;
+        self.move_topics(now);
+        self.answer_joins(now);
+    }
+
+    pub(super) fn subscribed(&mut self, result: Result<Subscription, Error>) {
+        self.subscribing = false;
+        match result {
+            Ok(_) if self.draining.is_some() => {}
+            Ok(commands) => {
+                self.commands = Some(commands);
+                if !self.running {
+                    self.running = true;
+                    self.tell(Note::Running);
+                }
+                self.ticked = Moment::PAST;
+            }
+            Err(error) => tracing::warn!(node = %self.name, %error, "cannot hear calls yet"),
+        }
+    }
+
+    pub(super) fn surveyed(&mut self, since: Moment, result: Result<Survey, Error>, now: Now) {
+        self.surveying = false;
+        match result {
+            Ok(survey) => {
+                self.following.survey(survey.wanted, since);
+                let gone = self.following.attending(&survey.lives, now.moment);
+                if !gone.is_empty() {
+                    self.work.spawn(forget(self.bus.clone(), self.name.clone(), gone));
+                }
+                self.moved = true;
+                self.open_kept(now);
+                self.apply_policies();
+            }
+            Err(error) => tracing::debug!(node = %self.name, %error, "interest could not be read"),
+        }
+    }
 }

@@ -20,10 +20,10 @@ use std::{convert::Infallible, num::NonZeroUsize, time::Duration};
 /// Largest packet of Kademlia. Other implementations send more than the 16 KiB of the crate's
 /// default (interop.md D.2).
 const KAD_PACKET_BYTES_MAX: usize = 1 << 20;
-/// What Kademlia keeps for others.
+/// What Kademlia keeps for others. The largest IPNS record has 10 KiB.
 const KAD_STORE: MemoryStoreConfig = MemoryStoreConfig {
     max_records: 1024,
-    max_value_bytes: 8 << 10,
+    max_value_bytes: 10 << 10,
     max_providers_per_key: 20,
     max_provided_keys: 1024,
 };
@@ -48,6 +48,7 @@ pub struct Behaviour {
 
 /// What the protocols tell.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from the swarm to the loop")]
 pub enum BehaviourEvent {
     /// A message, a subscription, or a peer that is too slow.
     Gossip(gossipsub::Event),
@@ -128,7 +129,8 @@ fn identify(plan: &Plan<'_>) -> identify::Behaviour {
     };
     let config = identify::Config::new("ipfs/0.1.0".to_owned(), plan.key.public())
         .with_agent_version(agent)
-        .with_push_listen_addr_updates(true);
+        .with_push_listen_addr_updates(true)
+        .with_hide_listen_addrs(!plan.spec.announce_addresses.is_empty());
     identify::Behaviour::new(config)
 }
 

@@ -9,6 +9,12 @@
 //! [`ranges`](super::ranges) is the table of addresses. The rules only grow stricter from worker to
 //! spec; development (`allow_private`) lifts loopback, private ranges, ports and names, no more.
 
+mod guarded;
+mod rule;
+
+pub(super) use guarded::Guarded;
+pub use rule::{Refused, Rule};
+
 use super::{
     blocks::{self, net},
     ranges,
@@ -16,159 +22,14 @@ use super::{
 use crate::Error;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use libp2p::{
-    Multiaddr, Transport,
-    core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
-    multiaddr::Protocol,
-    swarm::DialError,
-};
+use libp2p::{Multiaddr, core::transport::ListenerId, multiaddr::Protocol};
 use plexus_proto::v1::node_spec::DialPolicy;
-use prometheus_client::metrics::counter::Counter;
 use std::{
-    error, fmt, io,
+    borrow::Cow,
+    fmt,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
 };
-
-/// Why an address is not dialled. The names are stable: errors carry them as `rule`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Rule {
-    /// The node dials nothing.
-    Outgoing,
-    /// The node dials no addresses learned from peers.
-    Learned,
-    /// Not the shape of an address we dial: `/ip…|dns…/tcp[/tls][/ws]` or `/…/udp/quic-v1`.
-    Protocol,
-    /// A name of the local machine or network, or a number in disguise.
-    Name,
-    /// A port of services that are no peers.
-    Port,
-    /// Not among the ports of the spec.
-    PortNotListed,
-    /// 127.0.0.0/8, `::1`.
-    Loopback,
-    /// 10/8, 172.16/12, 192.168/16.
-    Private,
-    /// 100.64.0.0/10, behind carriers' NAT.
-    SharedAddress,
-    /// 169.254/16, `fe80::/10` and the old site-local `fec0::/10`.
-    LinkLocal,
-    /// Services of cloud hosts that hand out credentials.
-    Metadata,
-    /// `fc00::/7`.
-    UniqueLocal,
-    /// IPv4 within IPv6: mapped, translated or compatible.
-    Mapped,
-    /// `64:ff9b::/96`, `64:ff9b:1::/48`: reaches any IPv4 address through a translator.
-    Nat64,
-    /// `2002::/16` and its relays, 192.88.99.0/24.
-    SixToFour,
-    /// `2001::/32`.
-    Teredo,
-    /// To many.
-    Multicast,
-    /// 0.0.0.0/8, `::`.
-    Unspecified,
-    /// To all.
-    Broadcast,
-    /// Set aside for measurements.
-    Benchmarking,
-    /// Set aside for examples.
-    Documentation,
-    /// Not assigned to anybody.
-    Reserved,
-    /// An address that this node listens on.
-    OwnAddress,
-    /// In a blocked range.
-    Blocked,
-    /// In `spec.dial.deny`.
-    Denied,
-    /// Not in `spec.dial.allow`.
-    NotAllowed,
-}
-
-impl Rule {
-    /// The stable name, for `metadata.rule`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Outgoing => "outgoing",
-            Self::Learned => "learned",
-            Self::Protocol => "protocol",
-            Self::Name => "name",
-            Self::Port => "port",
-            Self::PortNotListed => "port_not_listed",
-            Self::Loopback => "loopback",
-            Self::Private => "private",
-            Self::SharedAddress => "shared_address",
-            Self::LinkLocal => "link_local",
-            Self::Metadata => "metadata",
-            Self::UniqueLocal => "unique_local",
-            Self::Mapped => "mapped",
-            Self::Nat64 => "nat64",
-            Self::SixToFour => "six_to_four",
-            Self::Teredo => "teredo",
-            Self::Multicast => "multicast",
-            Self::Unspecified => "unspecified",
-            Self::Broadcast => "broadcast",
-            Self::Benchmarking => "benchmarking",
-            Self::Documentation => "documentation",
-            Self::Reserved => "reserved",
-            Self::OwnAddress => "own_address",
-            Self::Blocked => "blocked",
-            Self::Denied => "denied",
-            Self::NotAllowed => "not_allowed",
-        }
-    }
-
-    /// Finds the rule that stopped a dial, if one did.
-    pub fn of(error: &DialError) -> Option<Self> {
-        match error {
-            DialError::Denied { cause } => rule_in(cause),
-            DialError::Transport(tried) => tried.iter().find_map(|(_, error)| match error {
-                TransportError::Other(error) => rule_in(error),
-                TransportError::MultiaddrNotSupported(_) => Some(Self::Protocol),
-            }),
-            _ => None,
-        }
-    }
-
-    /// Whether development lifts it.
-    const fn is_private(self) -> bool {
-        matches!(
-            self,
-            Self::Loopback | Self::Private | Self::SharedAddress | Self::LinkLocal | Self::UniqueLocal
-        )
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The error of a dial that the guard stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the address is not dialled by rule {0}")]
-pub struct Refused(pub Rule);
-
-/// Walks to the refusal within an error. `io::Error` hides what it wraps from `source`.
-fn rule_in(error: &(dyn error::Error + 'static)) -> Option<Rule> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(Refused(rule)) = error.downcast_ref() {
-            return Some(*rule);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
 
 /// The rules of one node. Clones share what changes while it runs.
 #[derive(Clone)]
@@ -204,7 +65,7 @@ struct Target<'a> {
 
 enum Host<'a> {
     Ip(IpAddr),
-    Name(std::borrow::Cow<'a, str>),
+    Name(Cow<'a, str>),
     Memory,
 }
 
@@ -364,68 +225,5 @@ fn end<'a>(mut parts: impl Iterator<Item = Protocol<'a>>, target: Target<'a>) ->
     }
 }
 
-/// A transport that dials only what its guard lets pass, and tells the guard what it listens on.
-pub(super) struct Guarded<T> {
-    inner: T,
-    guard: Guard,
-    stage: Stage,
-    refused: Counter,
-}
-
-impl<T> Guarded<T> {
-    pub(super) fn new(inner: T, guard: &Guard, stage: Stage, refused: &Counter) -> Self {
-        Self { inner, guard: guard.clone(), stage, refused: refused.clone() }
-    }
-}
-
-impl<T: Transport<Error = io::Error> + Unpin> Transport for Guarded<T> {
-    type Output = T::Output;
-    type Error = io::Error;
-    type ListenerUpgrade = T::ListenerUpgrade;
-    type Dial = T::Dial;
-
-    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
-        self.inner.listen_on(id, addr)
-    }
-
-    fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.remove_listener(id)
-    }
-
-    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<T::Dial, TransportError<io::Error>> {
-        if let Err(rule) = self.guard.judge(&addr, self.stage) {
-            self.refused.inc();
-            tracing::debug!(%addr, %rule, "dial refused");
-            return Err(TransportError::Other(io::Error::other(Refused(rule))));
-        }
-        self.inner.dial(addr, opts)
-    }
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
-        let event = std::task::ready!(Pin::new(&mut self.inner).poll(cx));
-        match &event {
-            _ if self.stage == Stage::Given => {}
-            TransportEvent::NewAddress { listener_id, listen_addr } => {
-                self.guard.listens(*listener_id, listen_addr)
-            }
-            TransportEvent::AddressExpired { listener_id, listen_addr } => {
-                let gone = read(listen_addr).ok();
-                self.guard.listens_no_more(|id, own| {
-                    id == *listener_id
-                        && gone.as_ref().is_some_and(|gone| {
-                            matches!(gone.host, Host::Ip(ip) if ip == own.ip())
-                                && gone.port == Some(own.port())
-                        })
-                });
-            }
-            TransportEvent::ListenerClosed { listener_id, .. } => {
-                self.guard.listens_no_more(|id, _| id == *listener_id);
-            }
-            _ => {}
-        }
-        Poll::Ready(event)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod behaviour;
 pub mod blocks;
 pub mod gossip;
 pub mod guard;
+mod names;
 pub mod preset;
 mod ranges;
 mod security;
@@ -77,3 +78,6 @@ pub fn build(plan: &Plan<'_>) -> Result<(Swarm<Behaviour>, gossip::Ids), Error> 
 fn duration(asked: Option<prost_types::Duration>) -> Option<Duration> {
     asked.and_then(|asked| Duration::try_from(asked).ok()).filter(|asked| !asked.is_zero())
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,6 +108,14 @@ mod tests {
     }
 
     #[test]
+    fn an_author_with_a_hashed_key_is_known_by_the_hash() {
+        let hashed = PeerId::from_bytes(&[&[0x12, 0x20][..], &[9; 32]].concat()).unwrap();
+        let id = message_id(Preset::Js, Some(&hashed), Some(1), "t", b"x");
+        assert_eq!(id, message_id(Preset::Go, Some(&hashed), Some(1), "t", b"x"));
+        assert_eq!(id.len(), 34 + 8);
+    }
+
+    #[test]
     fn a_message_without_an_author_is_known_by_its_payload() {
         for preset in [Preset::Go, Preset::Js, Preset::Rust] {
             let of = |data| message_id(preset, None, None, "t", data);

@@ -5,6 +5,7 @@
 use super::{
     Plan,
     guard::{Guard, Guarded, Stage},
+    names::Names,
     security::Secure,
 };
 use crate::Error;
@@ -19,7 +20,6 @@ use libp2p::{
         },
         upgrade::Version,
     },
-    dns,
     multiaddr::Protocol,
     quic, tcp, websocket, yamux,
 };
@@ -27,11 +27,15 @@ use plexus_proto::v1::node_spec::protocols::Transport as Kind;
 use std::{
     io,
     pin::Pin,
+    sync::LazyLock,
     task::{Context, Poll},
 };
 
 /// Streams on one connection at most.
 const STREAMS_MAX: u32 = 128;
+
+/// The public roots for secure WebSocket, once for all nodes.
+static WEB_TLS: LazyLock<websocket::tls::Config> = LazyLock::new(websocket::tls::Config::client);
 
 type Link = (PeerId, StreamMuxerBox);
 
@@ -64,9 +68,9 @@ pub(super) fn build(plan: &Plan<'_>, guard: &Guard) -> Result<Boxed<Link>, Error
     }
     if kinds.contains(&Kind::Ws) {
         let parts = parts.clone();
-        all.push(is_web, move || parts.web());
+        all.push(is_web, move || Ok(parts.web()));
     }
-    all.push(|_| true, move || named(net).map(Transport::boxed));
+    all.push(|_| true, move || Ok(Names::new(net).boxed()));
     let all = Guarded::new(all, guard, Stage::Given, &parts.refused);
     Ok(TransportTimeout::new(all, plan.dial_timeout()).boxed())
 }
@@ -87,11 +91,6 @@ fn streams(plan: &Plan<'_>) -> u32 {
         0 => STREAMS_MAX,
         asked => asked.min(STREAMS_MAX),
     }
-}
-
-/// Resolves names above a transport, each once, and dials by address.
-fn named<T>(inner: T) -> io::Result<dns::tokio::Transport<T>> {
-    dns::tokio::Transport::system(inner)
 }
 
 fn is_memory(addr: &Multiaddr) -> bool {
@@ -128,12 +127,13 @@ impl Parts {
         self.secured(self.guarded(tcp::tokio::Transport::new(tcp_config()), false))
     }
 
-    fn web(&self) -> io::Result<Boxed<Link>> {
+    fn web(&self) -> Boxed<Link> {
         let tcp = self.guarded(tcp::tokio::Transport::new(tcp_config()), true);
-        let mut web = websocket::Config::new(named(tcp)?);
+        let mut web = websocket::Config::new(Names::new(tcp));
+        web.set_tls_config(WEB_TLS.clone());
         // A peer must not choose where we go next.
         web.set_max_redirects(0);
-        Ok(self.secured(web))
+        self.secured(web)
     }
 
     fn quic(&self, key: &libp2p::identity::Keypair) -> Boxed<Link> {
@@ -234,5 +234,71 @@ impl Transport for Stack {
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         let made = self.0.iter_mut().filter_map(|late| late.made.as_mut());
         made.map(|made| Pin::new(made).poll(cx)).find(Poll::is_ready).unwrap_or(Poll::Pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::swarm::{blocks, guard::Rule};
+    use libp2p::{core::transport::PortUse, identity::Keypair, swarm::DialError};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+    use tokio::{net::TcpListener, task::JoinSet};
+
+    fn parts(allow_private: bool) -> Parts {
+        let guard = Guard::new(None, allow_private, blocks::List::default()).unwrap();
+        let secure = Secure::new(&Keypair::generate_ed25519()).unwrap();
+        Parts { secure, guard, refused: Default::default(), streams: STREAMS_MAX }
+    }
+
+    /// The layers below the one that judges names.
+    fn below_names(parts: &Parts) -> [Boxed<Link>; 2] {
+        let mut net = Stack::default();
+        let tcp = parts.clone();
+        net.push(is_tcp, move || Ok(tcp.tcp()));
+        [Names::new(net).boxed(), parts.web()]
+    }
+
+    async fn dial(transport: &mut Boxed<Link>, addr: &str) -> DialError {
+        let opts = DialOpts { role: libp2p::core::Endpoint::Dialer, port_use: PortUse::New };
+        let addr: Multiaddr = addr.parse().unwrap();
+        let error = match transport.dial(addr.clone(), opts) {
+            Ok(dial) => {
+                TransportError::Other(dial.await.map(|_| ()).expect_err("nobody speaks libp2p there"))
+            }
+            Err(error) => error,
+        };
+        DialError::Transport(vec![(addr, error)])
+    }
+
+    /// A name may pass and then mean loopback, at once or at the second look. What it means is judged
+    /// where it is dialled.
+    #[tokio::test]
+    async fn a_name_is_judged_by_what_it_resolves_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (hits, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+        let count = Arc::clone(&hits);
+        tasks.spawn(async move {
+            loop {
+                drop(listener.accept().await.unwrap());
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let addresses = [format!("/dns4/localhost/tcp/{port}"), format!("/dns4/localhost/tcp/{port}/ws")];
+        let fleet = parts(false);
+        for (transport, addr) in below_names(&fleet).iter_mut().zip(&addresses) {
+            assert_eq!(Rule::of(&dial(transport, addr).await), Some(Rule::Loopback), "{addr}");
+        }
+        assert_eq!((hits.load(Ordering::Relaxed), fleet.refused.get()), (0, 2));
+        for (transport, addr) in below_names(&parts(true)).iter_mut().zip(&addresses) {
+            assert_eq!(Rule::of(&dial(transport, addr).await), None, "{addr}");
+        }
+        while hits.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
     }
 }

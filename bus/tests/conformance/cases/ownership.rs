@@ -253,6 +253,14 @@ pub(crate) async fn an_enlisted_node_stays_with_its_owner(ground: Ground) {
     assert_eq!(owner(&ground.bus, &node("a")).await, (Some("w.1".into()), epoch));
 }
 
+pub(crate) async fn a_node_may_be_taken_before_it_is_enlisted(ground: Ground) {
+    let worker = ground.worker("w.1").await;
+    let epoch = worker.take(&node("a"), 7).await.unwrap();
+    assert_eq!(ground.bus.enlist(&node("a"), b"peer").await, Ok(Enlisted::Done));
+    assert_eq!(owner(&ground.bus, &node("a")).await, (Some("w.1".into()), epoch));
+    assert_eq!(ground.bus.find(b"peer").await, Ok(Some(node("a"))));
+}
+
 pub(crate) async fn only_the_owner_strikes(ground: Ground) {
     let (one, two) = (ground.worker("w.1").await, ground.worker("w.2").await);
     ground.bus.enlist(&node("a"), b"peer").await.unwrap();

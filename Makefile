@@ -1,0 +1,58 @@
+# Every command that CI runs, by the same name. `make help` lists them.
+.POSIX:
+SHELL := /bin/bash
+CARGO ?= cargo
+E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
+
+.PHONY: help run test build unit e2e foreign prepare lint fmt clippy docs contract audit bench clean
+
+help: ## List the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+run: ## Build and start gateway and worker on 127.0.0.1:8080
+	$(CARGO) run --locked -q -p plexus -- up
+
+test: prepare foreign build unit e2e ## Run every test: units, the bus suite, end to end on each bus, foreign peers
+
+build: ## Build the program and every test
+	$(CARGO) build --locked -p plexus
+	$(CARGO) test --locked --workspace --no-run
+
+unit: ## Unit tests and the suite that every carrier of the bus passes
+	$(CARGO) test --locked -q --workspace --exclude plexus-tests
+
+e2e: ## The whole product, on each bus in turn
+	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4
+	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows::
+	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows::
+
+prepare: ## Install what the tests need: redis-server
+	@command -v redis-server >/dev/null || { echo "installing redis-server"; tools/install redis-server; }
+
+foreign: ## Build the go-libp2p peer and install the js-libp2p peer, where Go and Node are there
+	@tools/foreign
+
+lint: fmt clippy docs contract ## Everything that CI checks beside the tests
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --exclude plexus-tests --exclude plexus-bench
+
+contract: ## Check the protos: bindings, names, comments, lint
+	@tools/contract
+
+audit: ## Licences, bans, sources and advisories of the dependencies (installs cargo-deny)
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	cargo deny check
+
+bench: ## Measure, and write docs/performance.md
+	$(CARGO) build --release --locked -p plexus -p plexus-bench
+	target/release/plexus-bench
+
+clean:
+	$(CARGO) clean

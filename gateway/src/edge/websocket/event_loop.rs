@@ -1,0 +1,407 @@
+//! One socket, many calls. The loop owns the socket, the open calls and what waits to be written;
+//! nobody else touches them. It reads only while there is room to answer, and takes answers only while
+//! there is room to write, so a slow client slows itself alone.
+
+use super::{
+    super::{
+        desc::Method,
+        drain::{Drain, Leave},
+        trunk::Trunk,
+    },
+    call::{self, Happening},
+    form::{Begin, Form, Frame},
+    socket::Socket,
+    traced,
+};
+use crate::{caller::Caller, error};
+use bytes::Bytes;
+use futures::{
+    Sink, SinkExt, Stream, StreamExt,
+    stream::{AbortHandle, BoxStream, SelectAll, abortable},
+};
+use http::{Extensions, HeaderMap};
+use plexus_proto::{
+    reason::Reason,
+    v1::{self, SessionFrame, session_frame},
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, Interval, MissedTickBehavior},
+};
+use tokio_tungstenite::tungstenite::{
+    Error, Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+use tonic::Status;
+
+/// Answers taken together before they are written.
+const BATCH: usize = 64;
+
+/// How long a close may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Credit that a call may hold at most.
+const CREDIT_MAX: usize = 1 << 20;
+
+/// A session.
+pub(super) struct EventLoop {
+    /// The way into the services.
+    trunk: Trunk,
+    /// How frames are written.
+    form: Form,
+    /// Metadata of every call: the handshake's headers.
+    headers: HeaderMap,
+    /// The caller and what else came with the connection.
+    extensions: Extensions,
+    /// The socket.
+    socket: Socket,
+    /// Frames that wait to be written, and their bytes. Bounded: nothing is taken while it is over
+    /// `session_buffer_max`.
+    out: VecDeque<Message>,
+    out_bytes: usize,
+    /// Whether the socket holds bytes that were not flushed.
+    unflushed: bool,
+    /// What happens to the open calls.
+    calls: SelectAll<BoxStream<'static, (u32, Happening)>>,
+    /// The open calls, `session_calls_max` at most.
+    open: HashMap<u32, Open>,
+    /// Ready when this gateway goes away.
+    leave: Leave,
+    /// Beats to look for silence.
+    clock: Interval,
+    /// When the client was last heard.
+    heard: Instant,
+    /// When a ping was sent that is not answered yet.
+    pinged: Option<Instant>,
+    pings: u32,
+}
+
+/// An open call.
+struct Open {
+    method: Arc<Method>,
+    abort: AbortHandle,
+    inputs: Option<mpsc::Sender<Result<Bytes, Status>>>,
+    credit: Option<Arc<Semaphore>>,
+}
+
+enum Input {
+    Frame(Message),
+    Happened(u32, Happening),
+    Tick,
+    Leave,
+    Lost(Option<Error>),
+}
+
+/// Why a session ends.
+enum End {
+    /// The client is gone.
+    Gone,
+    /// We end it, and say so.
+    Close(Box<v1::Error>, u16),
+}
+
+impl EventLoop {
+    /// Takes a socket that has shaken hands.
+    pub(super) fn new(
+        trunk: Trunk,
+        form: Form,
+        headers: HeaderMap,
+        extensions: Extensions,
+        socket: Socket,
+    ) -> Self {
+        let mut clock = tokio::time::interval(trunk.limits().session_pong_timeout / 2);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let leave = trunk.drain().enter();
+        Self {
+            trunk,
+            form,
+            headers,
+            extensions,
+            socket,
+            out: VecDeque::new(),
+            out_bytes: 0,
+            unflushed: false,
+            calls: SelectAll::new(),
+            open: HashMap::new(),
+            leave,
+            clock,
+            heard: Instant::now(),
+            pinged: None,
+            pings: 0,
+        }
+    }
+
+    /// Serves until the client or the gateway goes.
+    pub(super) async fn run(mut self) {
+        let end = loop {
+            let input = self.next().await;
+            if let Err(end) = self.apply(input) {
+                break end;
+            }
+        };
+        self.close(end).await;
+    }
+
+    async fn next(&mut self) -> Input {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    /// Answers first, up to a batch; then all is written at once; then the client is read.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
+        if Pin::new(&mut self.leave).poll(context).is_ready() {
+            return Poll::Ready(Input::Leave);
+        }
+        if self.out.len() < BATCH
+            && self.has_room()
+            && let Poll::Ready(Some((id, happening))) = self.calls.poll_next_unpin(context)
+        {
+            return Poll::Ready(Input::Happened(id, happening));
+        }
+        if let Poll::Ready(Err(error)) = self.poll_write(context) {
+            return Poll::Ready(Input::Lost(Some(error)));
+        }
+        if self.has_room() {
+            match Pin::new(&mut self.socket).poll_next(context) {
+                Poll::Ready(Some(Ok(message))) => return Poll::Ready(Input::Frame(message)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Input::Lost(Some(error))),
+                Poll::Ready(None) => return Poll::Ready(Input::Lost(None)),
+                Poll::Pending => {}
+            }
+        }
+        if self.out.len() == BATCH || self.clock.poll_tick(context).is_ready() {
+            return Poll::Ready(Input::Tick);
+        }
+        Poll::Pending
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while !self.out.is_empty() {
+            std::task::ready!(Pin::new(&mut self.socket).poll_ready(context))?;
+            if let Some(message) = self.out.pop_front() {
+                self.out_bytes -= message.len();
+                self.unflushed = true;
+                Pin::new(&mut self.socket).start_send(message)?;
+            }
+        }
+        if self.unflushed {
+            std::task::ready!(Pin::new(&mut self.socket).poll_flush(context))?;
+            self.unflushed = false;
+            // An idle session keeps nothing.
+            self.out = VecDeque::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn has_room(&self) -> bool {
+        self.out_bytes < self.trunk.limits().session_buffer_max
+    }
+
+    fn say(&mut self, message: Message) {
+        self.out_bytes += message.len();
+        self.out.push_back(message);
+    }
+
+    fn fail(&mut self, id: u32, mut failure: Box<v1::Error>) {
+        traced(&mut failure, &self.headers);
+        let message = self.form.error(self.trunk.registry(), id, &failure);
+        self.say(message);
+    }
+
+    fn apply(&mut self, input: Input) -> Result<(), End> {
+        match input {
+            Input::Happened(id, happening) => self.happened(id, happening),
+            Input::Frame(message) => return self.frame(message),
+            Input::Tick => return self.tick(),
+            Input::Leave => return Err(closing(Drain::error())),
+            Input::Lost(Some(Error::Capacity(_))) => {
+                let max = self.trunk.limits().message_bytes_max;
+                return Err(closing(v1::Error::new(
+                    Reason::MessageTooLarge,
+                    format!("a frame has {max} bytes at most"),
+                )));
+            }
+            Input::Lost(_) => return Err(End::Gone),
+        }
+        Ok(())
+    }
+
+    fn happened(&mut self, id: u32, happening: Happening) {
+        if happening.is_last() && self.open.remove(&id).is_none() {
+            return;
+        }
+        match happening {
+            Happening::Answer(answer, only) => {
+                let message = self.form.answer(id, only, answer);
+                self.say(message);
+            }
+            Happening::End => self.say(self.form.end(id, false)),
+            Happening::Failed(error) => self.fail(id, error),
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), End> {
+        let (limits, now) = (self.trunk.limits(), Instant::now());
+        match self.pinged {
+            Some(at) if now - at >= limits.session_pong_timeout => {
+                let text = format!("no answer to a ping in {:?}", limits.session_pong_timeout);
+                return Err(closing(v1::Error::new(Reason::PongMissing, text)));
+            }
+            None if now - self.heard >= limits.session_ping_interval => {
+                self.pings = self.pings.wrapping_add(1);
+                self.pinged = Some(now);
+                self.say(self.form.beat(true, self.pings));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, message: Message) -> Result<(), End> {
+        self.heard = Instant::now();
+        self.pinged = None;
+        let bytes = match (self.form, message) {
+            (Form::Json, Message::Text(text)) => Bytes::from(text),
+            (Form::Proto, Message::Binary(bytes)) => bytes,
+            (_, Message::Text(_) | Message::Binary(_)) => {
+                let text = "text frames carry plexus.v1.json, binary frames plexus.v1.proto";
+                return Err(End::Close(Box::new(v1::Error::new(Reason::BadFrame, text)), 1003));
+            }
+            (_, Message::Close(_)) => return Err(End::Gone),
+            _ => return Ok(()),
+        };
+        match self.form.read(&bytes) {
+            Ok(frame) => self.obey(frame),
+            Err(error) => {
+                self.fail(0, error.clone());
+                return Err(closing(*error));
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, frame: Frame) {
+        match frame {
+            Frame::Call(id, begin) => {
+                if let Err(error) = self.begin(id, &begin) {
+                    self.fail(id, error);
+                }
+            }
+            Frame::Input(id, input) => self.input(id, input),
+            Frame::Done(id) => drop(self.open.get_mut(&id).and_then(|open| open.inputs.take())),
+            Frame::Cancel(id) => {
+                if let Some(open) = self.open.remove(&id) {
+                    open.abort.abort();
+                }
+                self.say(self.form.end(id, true));
+            }
+            Frame::Credit(id, credit) => {
+                if let Some(held) = self.open.get(&id).and_then(|open| open.credit.as_ref()) {
+                    held.add_permits(
+                        (credit as usize).min(CREDIT_MAX.saturating_sub(held.available_permits())),
+                    );
+                }
+            }
+            Frame::Ping(number) => self.say(self.form.beat(false, number)),
+            Frame::Pong => {}
+            Frame::Auth => self.authenticated(),
+            Frame::Resume => {
+                let text = "resume: take up each stream by its own token, as the request's resume";
+                self.fail(0, Box::new(v1::Error::new(Reason::BadResumeToken, text)));
+            }
+        }
+    }
+
+    fn begin(&mut self, id: u32, begin: &Begin) -> Result<(), Box<v1::Error>> {
+        let max = self.trunk.limits().session_calls_max;
+        if id == 0 {
+            return Err(Box::new(v1::Error::field("id", "1 to 4294967295")));
+        }
+        if self.open.contains_key(&id) {
+            return Err(Box::new(v1::Error::new(Reason::CallIdInUse, format!("id: call {id} is open"))));
+        }
+        if self.open.len() >= max {
+            let error = v1::Error::new(Reason::CallLimit, format!("{max} calls are open, which is the most"));
+            return Err(Box::new(error.with("limit", max)));
+        }
+        let prepared = call::prepare(&self.trunk, self.form, begin, &self.headers, &self.extensions)?;
+        let (method, inputs, credit) = (prepared.method(), prepared.inputs.clone(), prepared.credit.clone());
+        let (run, abort) = abortable(prepared.run(self.trunk.clone()).map(move |happening| (id, happening)));
+        self.open.insert(id, Open { method, abort, inputs, credit });
+        self.calls.push(run.boxed());
+        Ok(())
+    }
+
+    fn input(&mut self, id: u32, bytes: Bytes) {
+        let Some(open) = self.open.get_mut(&id) else {
+            return self.fail(
+                id,
+                Box::new(v1::Error::new(Reason::BadFrame, format!("input: call {id} is not open"))),
+            );
+        };
+        let Some(inputs) = &open.inputs else {
+            let text = format!("input: call {id} takes no more requests");
+            return self.fail(id, Box::new(v1::Error::new(Reason::BadFrame, text)));
+        };
+        // The handler takes them one by one; a client that does not wait for it is refused.
+        if inputs.try_send(call::input(self.form, &open.method, bytes)).is_err() {
+            let text = format!("input: {} requests wait already", call::INPUTS_MAX);
+            if let Some(open) = self.open.remove(&id) {
+                open.abort.abort();
+            }
+            self.fail(id, Box::new(v1::Error::new(Reason::Overloaded, text)));
+        }
+    }
+
+    /// With auth off any credentials are fine.
+    fn authenticated(&mut self) {
+        let caller = self.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::anonymous);
+        let answer = session_frame::Authenticated {
+            session: caller.principal.session.clone(),
+            subject: caller.principal.subject.clone(),
+            namespace: caller.namespace.as_ref().into(),
+            expires_at: None,
+        };
+        let kind = Some(session_frame::Kind::Authenticated(answer));
+        let message =
+            self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
+        self.say(message);
+    }
+
+    /// Says why, closes the WebSocket with the same code, and waits shortly for the client's close.
+    async fn close(mut self, end: End) {
+        let End::Close(error, code) = end else { return };
+        let wait = error.retry_after.as_ref().and_then(|d| Duration::try_from(*d).ok()).unwrap_or_default();
+        let close = session_frame::Close {
+            code: code.into(),
+            reason: error.reason.clone(),
+            message: error.message.clone(),
+            retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            ..session_frame::Close::default()
+        };
+        let kind = Some(session_frame::Kind::Close(close));
+        let message =
+            self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
+        self.say(message);
+        let close = CloseFrame { code: CloseCode::from(code), reason: error.reason.into() };
+        let farewell = async {
+            poll_fn(|context| self.poll_write(context)).await?;
+            self.socket.send(Message::Close(Some(close))).await?;
+            while let Some(Ok(_)) = self.socket.next().await {}
+            Ok::<_, Error>(())
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
+    }
+}
+
+fn closing(error: v1::Error) -> End {
+    let code = error::close_code(&error);
+    End::Close(Box::new(error), code)
+}

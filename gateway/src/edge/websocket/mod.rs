@@ -1,0 +1,67 @@
+//! WebSocket sessions: many calls and streams on one socket, in JSON or Protobuf by subprotocol
+//! (session.proto). One more dialect in front of the trunk; it knows no capability.
+//!
+//! - [`handshake`] the upgrade, over HTTP/1.1 and HTTP/2 (RFC 6455, RFC 8441)
+//! - [`socket`] the connection taken out of hyper
+//! - [`form`] frames in both forms
+//! - [`call`] one call of a session as a stream of answers
+//! - [`event_loop`] one socket, many calls
+
+mod call;
+mod event_loop;
+mod form;
+mod handshake;
+mod socket;
+
+use super::trunk::{Trunk, metadata};
+use crate::error;
+use axum::body::Body;
+use event_loop::EventLoop;
+use form::Form;
+use http::{HeaderMap, Request, Response};
+
+/// The path of sessions.
+pub(crate) const PATH: &str = "/v1/ws";
+
+/// Headers of the handshake, which are no metadata of a session's calls.
+const HANDSHAKE: [&str; 6] = [
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
+    "origin",
+    "cookie",
+];
+
+/// Answers the handshake and leaves the session to a task of the drain.
+pub(crate) fn open(trunk: &Trunk, mut request: Request<Body>) -> Response<Body> {
+    let (response, protocol, upgrade) = match handshake::accept(&mut request) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return refusal.response(),
+    };
+    let (parts, _) = request.into_parts();
+    let mut headers = metadata(parts.headers);
+    HANDSHAKE.iter().for_each(|name| drop(headers.remove(*name)));
+    let (trunk, form) = (trunk.clone(), Form::of(protocol));
+    let tasks = trunk.drain().tasks.clone();
+    let cut = trunk.drain().cut.clone();
+    tasks.spawn(async move {
+        // Boxed, so that the task that stays does not carry the handshake's size.
+        let Some(socket) = Box::pin(socket::take(upgrade, trunk.limits())).await else { return };
+        let session = EventLoop::new(trunk, form, headers, parts.extensions, socket);
+        cut.run_until_cancelled_owned(session.run()).await;
+    });
+    response
+}
+
+/// The trace of a request, so that an error can quote it.
+fn traced(error: &mut plexus_proto::v1::Error, headers: &HeaderMap) {
+    super::problem::trace(error, headers);
+}
+
+/// Reads an error back from a status, with its trace.
+fn failure(status: &tonic::Status, headers: &HeaderMap) -> plexus_proto::v1::Error {
+    let mut failure = error::from_status(status);
+    traced(&mut failure, headers);
+    failure
+}

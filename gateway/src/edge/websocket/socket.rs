@@ -1,0 +1,93 @@
+//! The connection without hyper. After an HTTP/1.1 upgrade the socket itself comes back, so no boxed
+//! I/O and no read buffer of hyper stay behind an idle session; a stream of HTTP/2 cannot be taken out
+//! of its connection and stays boxed.
+
+use super::super::wire::Wire;
+use crate::config::Limits;
+use bytes::Bytes;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::protocol::{Role, WebSocketConfig},
+};
+
+/// A session's socket.
+pub(super) type Socket = WebSocketStream<Io>;
+
+/// Bytes gathered before they are written; what is ready together leaves in one write.
+const WRITE_BYTES: usize = 16 << 10;
+
+/// Bytes read at once: the default of 128 KiB would be allocated for every idle session.
+const READ_BYTES: usize = 1 << 10;
+
+/// Waits for the upgrade; `None` where the client went away.
+pub(super) async fn take(upgrade: OnUpgrade, limits: &Limits) -> Option<Socket> {
+    let (io, read) = Io::take(upgrade.await.ok()?);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_write_buffer_size(limits.session_buffer_max + limits.message_bytes_max)
+        .max_message_size(Some(limits.message_bytes_max))
+        .max_frame_size(Some(limits.message_bytes_max));
+    Some(WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await)
+}
+
+/// The bytes beneath.
+pub(super) enum Io {
+    /// The socket itself.
+    Wire(Box<Wire>),
+    /// A stream within an HTTP/2 connection.
+    Stream(TokioIo<Upgraded>),
+}
+
+impl Io {
+    fn take(upgraded: Upgraded) -> (Self, Bytes) {
+        match downcast::<TokioIo<Wire>>(upgraded) {
+            Ok(parts) => (Self::Wire(Box::new(parts.io.into_inner())), parts.read_buf),
+            Err(upgraded) => (Self::Stream(TokioIo::new(upgraded)), Bytes::new()),
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Wire(io) => Pin::new(io).poll_read(context, buffer),
+            Self::Stream(io) => Pin::new(io).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Wire(io) => Pin::new(io).poll_write(context, bytes),
+            Self::Stream(io) => Pin::new(io).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Wire(io) => Pin::new(io).poll_flush(context),
+            Self::Stream(io) => Pin::new(io).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Wire(io) => Pin::new(io).poll_shutdown(context),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The edge over real sockets: one toy service behind it, spoken to in every dialect. What is promised
+//! here holds for every service, because the edge knows none.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod client;
+mod drain;
+mod limits;
+mod rest;
+mod rpc;
+mod streams;
+mod toy;
+
+use plexus_gateway::{
+    config::Config,
+    edge::{Edge, Served},
+    metrics::Metrics,
+};
+use plexus_proto::v1::topic_service_server::TopicServiceServer;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes};
+
+/// An edge that serves a [`toy::Toy`].
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    pub(crate) toy: toy::Toy,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config =
+            Config { listen: "127.0.0.1:0".into(), drain: Duration::from_secs(5), ..Config::default() };
+        change(&mut config);
+        let (toy, metrics, stop) = (toy::Toy::default(), Metrics::default(), CancellationToken::new());
+        let service = TopicServiceServer::new(toy.clone())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(config.limits.message_bytes_max);
+        let served = Served {
+            routes: Routes::new(service),
+            services: vec![TopicServiceServer::<toy::Toy>::NAME],
+            descriptors: Vec::new(),
+            healthy: Arc::new(|| true),
+        };
+        let edge = Edge::bind(&config, served, metrics.clone()).await.unwrap();
+        let addr = edge.local_addr().unwrap();
+        Self { toy, metrics, ..Self::of(addr, stop.clone(), edge.run(stop)) }
+    }
+
+    /// Anything that serves at an address.
+    pub(crate) fn of(
+        addr: SocketAddr,
+        stop: CancellationToken,
+        run: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run);
+        Self { addr, toy: toy::Toy::default(), metrics: Metrics::default(), stop, tasks }
+    }
+
+    /// Waits until the edge has ended.
+    pub(crate) async fn ended(&mut self) {
+        self.tasks.join_next().await.unwrap().unwrap();
+    }
+}
+
+/// Waits until something holds; fails after 5 s.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(5), wait).await.is_ok(), "never: {what}");
+}

@@ -1,0 +1,9 @@
+//! The promises, tried on the whole product: real sockets outside, real swarms, and the bus that
+//! `PLEXUS_TEST_BUS` names (`memory`, `strict`, `redis`). One file a capability.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod arrows;
+mod foreign;
+mod rehome;
+mod topics;

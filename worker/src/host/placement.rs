@@ -1,0 +1,392 @@
+//! Which node to take: rendezvous preference over the workers that live, capacity, and what a node's
+//! record wishes. Pure; it is told what the directory says and what time it is. A wrong view costs
+//! only a refused take: the record in the store decides (protocol.md P3, P4).
+//!
+//! - A node comes back to its last worker: the others wait `claim_delay`, and a node whose lease
+//!   expired is left alone that long even by its next choice (P3).
+//! - The first choice among the workers claims at once, the others a `claim_delay` later: they may
+//!   have labels or room that the first choice lacks.
+//! - A node that its worker gave back is not that worker's any more: it drains.
+//!
+//! Nothing is taken from a worker that lives; nodes stay where they are.
+
+use crate::{clock::Moment, config};
+use plexus_bus::{Incarnation, NodeName, Owner};
+use plexus_proto::{
+    bus::{NodeRecord, NodeState},
+    v1::node_status::State,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// After this a node that is not to be run is read again, in case a hint was missed.
+const READ_AGAIN: Duration = Duration::from_secs(60);
+
+/// The view of one worker on all nodes.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pod: Arc<str>,
+    labels: BTreeMap<String, String>,
+    capacity: u64,
+    claim_delay: Duration,
+    batch_max: usize,
+    /// Incarnations that live; `None`: not known yet, so nothing is taken.
+    live: Option<HashSet<Incarnation>>,
+    nodes: BTreeMap<NodeName, Entry>,
+    free: BTreeSet<NodeName>,
+    /// Nodes that are here or being taken, with what the rules need of them.
+    here: HashMap<NodeName, Rule>,
+    load: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    owner: Option<Incarnation>,
+    /// Pod of the last owner that was seen.
+    last: Option<Arc<str>>,
+    free_since: Moment,
+    /// When this worker may claim it; forgotten when the set of workers changes.
+    due: Option<Moment>,
+    wish: Wish,
+    not_before: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    Unread,
+    Reading,
+    Take(Rule),
+    Leave { until: Moment },
+}
+
+/// What the record of a node says about its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rule {
+    weight: u64,
+    labels: BTreeMap<String, String>,
+    worker_labels: BTreeMap<String, String>,
+    avoid: Option<(String, String)>,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Nodes whose records to read before they can be claimed.
+    pub(crate) read: Vec<NodeName>,
+    /// Nodes to take.
+    pub(crate) claim: Vec<NodeName>,
+}
+
+/// Reads what a record wishes; `None`: it is not to be run. A node that is being deleted, or is listed
+/// without a record, is taken to be buried.
+pub(crate) fn rule(record: Option<&NodeRecord>, state: Option<&NodeState>) -> Option<Rule> {
+    let Some(record) = record else { return Some(Rule::default()) };
+    let spec = record.node.as_ref().and_then(|node| node.spec.as_ref()).cloned().unwrap_or_default();
+    if !record.deleting && (spec.stopped == Some(true) || quarantined(record, state)) {
+        return None;
+    }
+    let placement = spec.placement.unwrap_or_default();
+    let avoid = placement.avoid_nodes.split_once('=').map(|(key, value)| (key.into(), value.into()));
+    Some(Rule {
+        weight: u64::from(placement.weight.max(1)),
+        labels: spec.labels.into_iter().collect(),
+        worker_labels: placement.worker_labels.into_iter().collect(),
+        avoid: avoid.filter(|_| !record.deleting),
+    })
+}
+
+/// Tells whether a node failed too often; a restart, which raises the generation, lifts it.
+pub(crate) fn quarantined(record: &NodeRecord, state: Option<&NodeState>) -> bool {
+    state.is_some_and(|state| {
+        let status = state.status.as_ref().map(|status| status.state());
+        status == Some(State::Quarantined) && state.generation >= record.generation
+    })
+}
+
+/// The pod of an incarnation `<pod>.<nonce>`.
+pub(crate) fn pod(incarnation: &str) -> &str {
+    incarnation.rsplit_once('.').map_or(incarnation, |(pod, _)| pod)
+}
+
+impl Placement {
+    /// Makes an empty view for the worker named `pod`.
+    pub(crate) fn new(pod: &str, config: &config::Config) -> Self {
+        Self {
+            pod: pod.into(),
+            labels: config.labels.clone(),
+            capacity: config.nodes_max as u64,
+            claim_delay: config.lease.claim_delay,
+            batch_max: config.lease.claims_max,
+            live: None,
+            nodes: BTreeMap::new(),
+            free: BTreeSet::new(),
+            here: HashMap::new(),
+            load: 0,
+        }
+    }
+
+    /// Takes in who owns what, as a whole, and who lives.
+    pub(crate) fn survey(&mut self, owners: Vec<(NodeName, Owner)>, live: Vec<Incarnation>, now: Moment) {
+        let listed: HashSet<&NodeName> = owners.iter().map(|(node, _)| node).collect();
+        self.nodes.retain(|node, _| listed.contains(node) || self.here.contains_key(node));
+        self.free.retain(|node| listed.contains(node));
+        self.lives(live, now);
+        for (node, owner) in owners {
+            self.owned(&node, owner.worker, now);
+        }
+    }
+
+    /// Takes in who lives. Answers whether that changed.
+    pub(crate) fn lives(&mut self, live: Vec<Incarnation>, now: Moment) -> bool {
+        let live: HashSet<Incarnation> = live.into_iter().collect();
+        if self.live.as_ref() == Some(&live) {
+            return false;
+        }
+        self.live = Some(live);
+        let freed: Vec<NodeName> = self
+            .nodes
+            .iter()
+            .filter(|(_, entry)| self.is_free(entry))
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in freed {
+            self.set_free(&node, now);
+        }
+        self.nodes.values_mut().for_each(|entry| entry.due = None);
+        true
+    }
+
+    /// Takes in who owns a node now.
+    pub(crate) fn owned(&mut self, node: &NodeName, owner: Option<Incarnation>, now: Moment) {
+        if self.here.contains_key(node) {
+            return;
+        }
+        let entry = self.nodes.entry(node.clone()).or_insert_with(|| Entry::new(now));
+        if let Some(owner) = &owner {
+            entry.last = Some(pod(owner).into());
+        }
+        if entry.owner != owner {
+            entry.owner = owner;
+            entry.due = None;
+            entry.wish = Wish::Unread;
+        }
+        if self.nodes.get(node).is_some_and(|entry| self.is_free(entry)) {
+            self.set_free(node, now);
+        } else {
+            self.free.remove(node);
+        }
+    }
+
+    /// Takes in an owner that was just announced, and so lives.
+    pub(crate) fn announced(&mut self, node: &NodeName, owner: Option<Incarnation>, now: Moment) {
+        if let (Some(live), Some(owner)) = (&mut self.live, &owner) {
+            live.insert(owner.clone());
+        }
+        // A node that is buried is told like one that is given back; an unknown one stays unknown.
+        if owner.is_some() || self.knows(node) {
+            self.owned(node, owner, now);
+        }
+    }
+
+    /// Tells whether the node is known.
+    pub(crate) fn knows(&self, node: &NodeName) -> bool {
+        self.nodes.contains_key(node)
+    }
+
+    /// Hears that the node's record changed.
+    pub(crate) fn changed(&mut self, node: &NodeName) {
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.wish = Wish::Unread;
+            entry.not_before = Moment::PAST;
+        }
+    }
+
+    /// Takes in what a record wishes; `Err`: it could not be read.
+    pub(crate) fn learned(&mut self, node: &NodeName, rule: Result<Option<Rule>, ()>, now: Moment) {
+        let fits =
+            |rule: &Rule| rule.worker_labels.iter().all(|(key, value)| self.labels.get(key) == Some(value));
+        let wish = match rule {
+            Ok(Some(rule)) if fits(&rule) => Wish::Take(rule),
+            Ok(_) => Wish::Leave { until: now.after(READ_AGAIN) },
+            Err(()) => Wish::Leave { until: now.after(self.claim_delay) },
+        };
+        // A hint that came meanwhile made the wish unread again: what was read may be older.
+        if let Some(entry) = self.nodes.get_mut(node).filter(|entry| entry.wish == Wish::Reading) {
+            entry.wish = wish;
+        }
+    }
+
+    /// Hears that a take was refused: somebody else has the node, or nothing can be taken yet (P4).
+    pub(crate) fn refused(&mut self, node: &NodeName, now: Moment) {
+        self.leave(node);
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.not_before = now.after(self.claim_delay);
+        }
+    }
+
+    /// Hears that a node is no longer here. A freed one is anybody's, and this worker's first.
+    pub(crate) fn left(&mut self, node: &NodeName, now: Moment) {
+        self.leave(node);
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.last = Some(self.pod.clone());
+            self.owned(node, None, now);
+        }
+    }
+
+    /// Hears that this worker's lease is over: nothing is here.
+    pub(crate) fn fenced(&mut self, former: &Incarnation) {
+        for node in std::mem::take(&mut self.here).into_keys() {
+            if let Some(entry) = self.nodes.get_mut(&node) {
+                entry.owner = Some(former.clone());
+                entry.last = Some(self.pod.clone());
+            }
+        }
+        self.load = 0;
+    }
+
+    /// Hears that a node is gone for good.
+    pub(crate) fn buried(&mut self, node: &NodeName) {
+        self.leave(node);
+        self.nodes.remove(node);
+        self.free.remove(node);
+    }
+
+    /// Says which records to read and which nodes to take; both are bounded, and counted as under way
+    /// until they are heard of again.
+    pub(crate) fn step(&mut self, now: Moment, may_read: bool, may_claim: bool) -> Plan {
+        let mut plan = Plan::default();
+        if self.live.is_none() {
+            return plan;
+        }
+        for node in self.free.clone() {
+            let full = |list: &Vec<NodeName>, open: bool| !open || list.len() >= self.batch_max;
+            if full(&plan.read, may_read) && full(&plan.claim, may_claim) {
+                break;
+            }
+            let (reads, claims) = (!full(&plan.read, may_read), !full(&plan.claim, may_claim));
+            if !self.may_claim(&node, now) {
+                continue;
+            }
+            let Some(entry) = self.nodes.get_mut(&node) else { continue };
+            match &entry.wish {
+                Wish::Unread if reads => plan.read.push(node),
+                Wish::Leave { until } if reads && *until <= now => plan.read.push(node),
+                Wish::Take(rule) if claims => {
+                    let rule = rule.clone();
+                    if self.has_room(&rule) {
+                        self.arrive(&node, rule);
+                        plan.claim.push(node);
+                    }
+                    continue;
+                }
+                _ => continue,
+            }
+            entry.wish = Wish::Reading;
+        }
+        plan
+    }
+
+    /// Nodes that are here or being taken, by weight.
+    #[cfg(test)]
+    pub(crate) fn load(&self) -> u64 {
+        self.load
+    }
+
+    fn has_room(&self, rule: &Rule) -> bool {
+        let avoids = |(key, value): &(String, String)| {
+            self.here.values().any(|other| other.labels.get(key).is_some_and(|found| found == value))
+        };
+        self.load + rule.weight <= self.capacity && !rule.avoid.as_ref().is_some_and(avoids)
+    }
+
+    fn arrive(&mut self, node: &NodeName, rule: Rule) {
+        self.free.remove(node);
+        self.load += rule.weight;
+        self.here.insert(node.clone(), rule);
+    }
+
+    fn leave(&mut self, node: &NodeName) {
+        let Some(rule) = self.here.remove(node) else { return };
+        self.load -= rule.weight;
+        let Some(entry) = self.nodes.get_mut(node) else { return };
+        entry.wish = Wish::Unread;
+        entry.due = None;
+        if self.nodes.get(node).is_some_and(|entry| self.is_free(entry)) {
+            self.free.insert(node.clone());
+        }
+    }
+
+    fn is_free(&self, entry: &Entry) -> bool {
+        match (&entry.owner, &self.live) {
+            (None, _) => true,
+            (Some(owner), Some(live)) => !live.contains(owner),
+            (Some(_), None) => false,
+        }
+    }
+
+    fn set_free(&mut self, node: &NodeName, now: Moment) {
+        if self.here.contains_key(node) {
+            return;
+        }
+        if self.free.insert(node.clone())
+            && let Some(entry) = self.nodes.get_mut(node)
+        {
+            entry.free_since = now;
+            entry.due = None;
+            entry.not_before = Moment::PAST;
+        }
+    }
+
+    fn may_claim(&mut self, node: &NodeName, now: Moment) -> bool {
+        let Some(entry) = self.nodes.get(node) else { return false };
+        let due = entry.due.unwrap_or_else(|| entry.free_since.after(self.delay(node, entry)));
+        let not_before = entry.not_before;
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.due = Some(due);
+        }
+        due.max(not_before) <= now
+    }
+
+    fn delay(&self, node: &NodeName, entry: &Entry) -> Duration {
+        if entry.last.as_ref() == Some(&self.pod) {
+            return Duration::ZERO;
+        }
+        let expired = entry.owner.is_some();
+        let others = self.live.iter().flatten().map(|incarnation| pod(incarnation));
+        let candidates = others.filter(|pod| expired || Some(*pod) != entry.last.as_deref());
+        let mine = score(&self.pod, node);
+        let first = candidates.filter(|pod| *pod != &*self.pod).all(|pod| score(pod, node) < mine);
+        self.claim_delay * (u32::from(expired) + u32::from(!first))
+    }
+}
+
+impl Entry {
+    fn new(now: Moment) -> Self {
+        Self {
+            owner: None,
+            last: None,
+            free_since: now,
+            due: None,
+            wish: Wish::Unread,
+            not_before: Moment::PAST,
+        }
+    }
+}
+
+/// How much a pod wants a node: the same on every machine and in every version (FNV-1a, then the
+/// finaliser of MurmurHash3). The pod breaks a tie.
+fn score<'a>(pod: &'a str, node: &NodeName) -> (u64, &'a str) {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in pod.bytes().chain([0]).chain(node.as_str().bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (hash ^ (hash >> 33), pod)
+}
+
+#[cfg(test)]
+mod tests;
