@@ -39,7 +39,7 @@ pub trait History: Send + Sync {
     /// encoded opening [`plexus_proto::bus::LogEntry`]; the carrier appends `opening.prev` and
     /// `opening.sure` to it (`prev` empty where the log was). `sure` counts from the writing of the node's
     /// [`Key::Record`], which makes `f` in the present era. A log that holds no message and is neither wanted nor given is dropped
-    /// where `sweep` is set.
+    /// where `sweep` is set, unless it was opened in this epoch.
     fn open<'a>(
         &'a self,
         node: &'a NodeName,

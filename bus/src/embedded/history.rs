@@ -104,13 +104,14 @@ impl Slot {
         };
         self.front = Some(Front { grant: Some(grant), era: era.clone(), doubt });
 
+        let begin = Position::new(grant.epoch, 0);
         let wanted = self.interest.keys().map(|(_, topic)| topic).chain(topics).cloned();
         let wanted: BTreeSet<Topic> = wanted.collect();
         if sweep {
-            self.logs.retain(|topic, log| log.has_messages() || wanted.contains(topic));
+            // Not one of this epoch, whose positions would come again.
+            self.logs.retain(|topic, log| log.tail >= begin || log.has_messages() || wanted.contains(topic));
         }
         let known = self.logs.keys().cloned().collect();
-        let begin = Position::new(grant.epoch, 0);
         let openings = wanted.union(&known).filter_map(|topic| {
             let prev = self.logs.get(topic).map_or(Position::ZERO, |log| log.tail);
             let sure = sure && !(doubt.is_some() && prev == Position::ZERO);

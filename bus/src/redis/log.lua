@@ -58,7 +58,8 @@ local function complete(marker, prev, sure)
   return marker .. '\34' .. string.char(#inner) .. inner
 end
 
--- Topics to open: given, wanted by a gateway, and known; without those that `sweep` drops.
+-- Topics to open: given, wanted by a gateway, and known; without those that `sweep` drops. It drops none of
+-- this epoch, whose positions would come again.
 local function chosen(t, f, tails, sweep, args)
   local want, out = {}, {}
   for i = 5, #args do want[args[i]] = true end
@@ -66,8 +67,8 @@ local function chosen(t, f, tails, sweep, args)
     local at = string.find(field, ' ', 1, true)
     if at then want[string.sub(field, at + 1)] = true end
   end
-  for topic in pairs(tails) do
-    if not want[topic] and sweep and not holds(t .. 'l:' .. topic) then
+  for topic, tail in pairs(tails) do
+    if not want[topic] and sweep and (id(tail)) < tonumber(args[1]) and not holds(t .. 'l:' .. topic) then
       redis.call('DEL', t .. 'l:' .. topic)
       redis.call('HDEL', f, 't:' .. topic)
     else

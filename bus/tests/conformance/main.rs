@@ -116,6 +116,7 @@ suite! {
             an_append_that_makes_no_sense_is_refused
             a_sweep_drops_logs_without_messages_that_nobody_wants
             without_a_sweep_an_empty_log_stays
+            a_sweep_drops_nothing_of_its_own_epoch
             a_swept_log_begins_anew
             an_opening_is_the_callers_marker_and_more
         } slow {
