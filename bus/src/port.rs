@@ -311,7 +311,7 @@ pub struct Owned {
 pub struct Owner {
     /// The incarnation; `None`: nobody.
     pub worker: Option<Incarnation>,
-    /// The last grant; epoch 0: never taken. The nonce is 0 where nobody owns it.
+    /// The last grant; epoch 0: never taken.
     pub grant: Grant,
 }
 

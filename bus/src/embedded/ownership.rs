@@ -136,12 +136,14 @@ impl Control {
     pub(super) fn release(&mut self, worker: &Incarnation, nodes: &[(NodeName, u64)]) -> Vec<Change> {
         let mut changes = Vec::new();
         for (node, epoch) in nodes {
-            if self.owns(worker, node, *epoch) {
-                let grant = Grant { epoch: *epoch, nonce: 0 };
-                self.owners.insert(node.clone(), Owner { worker: None, grant });
-                self.record(worker).remove(node);
-                changes.push(Change { node: node.clone(), worker: None, epoch: *epoch });
+            if !self.owns(worker, node, *epoch) {
+                continue;
             }
+            if let Some(owner) = self.owners.get_mut(node) {
+                owner.worker = None;
+            }
+            self.record(worker).remove(node);
+            changes.push(Change { node: node.clone(), worker: None, epoch: *epoch });
         }
         changes
     }

@@ -119,7 +119,7 @@ pub(crate) async fn a_released_node_gets_a_larger_epoch(ground: Ground) {
     // Ahead of the clock, so that the last epoch alone can make it larger.
     let first = one.claim(7, claim(&node("a"), AHEAD, None)).await.unwrap();
     assert_eq!(one.release(&node("a"), first).await, 1);
-    let nobody = Owner { worker: None, grant: Grant { epoch: first, nonce: 0 } };
+    let nobody = Owner { worker: None, grant: Grant { epoch: first, nonce: 7 } };
     assert_eq!(ground.bus.owner(&node("a")).await, Ok(Some(nobody)));
     assert_eq!(ground.bus.owned(&one.inc).await.unwrap().nodes, []);
     let second = two.take(&node("a"), 8).await.unwrap();
@@ -194,7 +194,7 @@ pub(crate) async fn owners_list_every_node(ground: Ground) {
         grant: Grant { epoch, nonce },
     };
     let expected =
-        [(node("a"), of(Some(&worker), a, 7)), (node("b"), of(None, b, 0)), (node("c"), of(None, 0, 0))];
+        [(node("a"), of(Some(&worker), a, 7)), (node("b"), of(None, b, 7)), (node("c"), of(None, 0, 0))];
     assert_eq!(owners, expected);
     assert_eq!(ground.other.owner(&node("none")).await, Ok(None));
 }
