@@ -291,7 +291,7 @@ impl Calls {
     /// Answers a call; for a stream, ends it. Without effect where nobody waits any more.
     pub(crate) fn answer(&mut self, id: CallId, answer: Answer, now: Now) {
         let open = self.open.remove(&id);
-        let changes = open.as_ref().is_none_or(|open| open.changes);
+        let changes = open.as_ref().is_some_and(|open| open.changes);
         let waiting = if changes { self.answers.keep(id, &answer, now.moment) } else { Vec::new() };
         for other in waiting {
             if let Some(mut open) = self.open.remove(&other) {
@@ -381,6 +381,7 @@ impl Calls {
         let gone: Vec<CallId> = self.open.iter().filter(|(_, open)| late(open)).map(|(id, _)| *id).collect();
         for id in &gone {
             self.open.remove(id);
+            self.answers.abandon(*id);
         }
         gone
     }

@@ -7,11 +7,11 @@
 
 use super::{
     Ended, Note, Start,
-    calls::{Asked, Calls, Incoming, Request},
+    calls::Calls,
     following::Following,
     leased::{Event, Leased},
     log::{Limits, Log},
-    peers::{Ask, Peers, Ready},
+    peers::Peers,
     publishes::Publishes,
     start::Muted,
     status::Status,
@@ -24,9 +24,8 @@ use crate::{
     swarm::{BehaviourEvent, gossip},
 };
 use bytes::Bytes;
-use futures::FutureExt;
 use libp2p::{identity::Keypair, swarm::SwarmEvent};
-use plexus_bus::{Bus, CallId, Envelope, Era, Event as Heard, Incarnation, NodeName, Subscription, Trace};
+use plexus_bus::{Bus, CallId, Era, Event as Heard, Incarnation, NodeName, Subscription};
 use plexus_proto::bus::NodeRecord;
 use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
@@ -39,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 /// Between two ticks of a node at rest.
 const TICK: Duration = Duration::from_secs(1);
 /// Commands taken in one wake.
-const COMMANDS: usize = 64;
+pub(super) const COMMANDS: usize = 64;
 /// Between two looks at the interest of gateways.
 const SURVEY: Duration = Duration::from_secs(5);
 /// The same while nobody reads anything.
@@ -112,7 +111,7 @@ pub struct EventLoop {
     notes: mpsc::Sender<(NodeName, Note)>,
     clock: Pin<Box<Sleep>>,
     pub(super) ticked: Moment,
-    surveyed: Moment,
+    pub(super) surveyed: Moment,
     /// Whether interest, record or subscription are being read.
     pub(super) surveying: bool,
     pub(super) reading: bool,
@@ -388,88 +387,8 @@ impl EventLoop {
     }
 }
 
-/// Calls and events.
+/// What the swarm tells.
 impl EventLoop {
-    fn commands(&mut self, heard: Vec<Heard>, now: Now) {
-        for event in heard {
-            match event {
-                Heard::Frame(frame) => match frame.take::<Envelope>() {
-                    Ok(envelope) => self.command(envelope, now),
-                    Err(error) => tracing::debug!(node = %self.name, %error, "a call cannot be read"),
-                },
-                // Calls may be lost; gateways send them again. The logs may have missed a failover.
-                Heard::Lagged(count) => tracing::warn!(node = %self.name, count, "calls were dropped"),
-                Heard::Restored => {
-                    self.log.doubt();
-                    self.surveyed = Moment::PAST;
-                }
-            }
-        }
-    }
-
-    fn command(&mut self, envelope: Envelope, now: Now) {
-        match self.calls.take(envelope, now) {
-            Incoming::Run(call, mut asked, request) => {
-                self.metrics.commands.inc();
-                let span =
-                    tracing::info_span!("node.command", node = %self.name, %call, what = request.name());
-                let trace = Trace::new(&asked.traceparent, &asked.tracestate).enter(&span);
-                asked.traceparent = trace.parent;
-                let _in = span.entered();
-                match request {
-                    Request::Publish(request) => self.publish(call, asked, *request, now),
-                    request @ (Request::ListTopics(_)
-                    | Request::GetTopic(_)
-                    | Request::ListTopicPeers(_)
-                    | Request::Join(_)
-                    | Request::Refresh(_)
-                    | Request::Purge(_)) => self.topics(call, request, now),
-                    Request::Peers(ask) => self.ask_peers(call, &asked, ask, now),
-                }
-            }
-            Incoming::Cancelled(call) => self.cancelled(call),
-            Incoming::Nothing => {}
-        }
-    }
-
-    fn cancelled(&mut self, call: CallId) {
-        self.publishes.cancel(call);
-        self.waits.cancel(call);
-        self.peers.cancel(call);
-        self.asking.remove(&call);
-    }
-
-    fn ask_peers(&mut self, call: CallId, asked: &Asked, ask: Ask, now: Now) {
-        let left = asked.deadline.map(|deadline| deadline.duration_since(now.wall).unwrap_or_default());
-        let until = left.map(|left| now.moment.after(left));
-        let Some(swarm) = self.swarm.act() else { return self.calls.not_run(call) };
-        match self.peers.ask(swarm, call, ask, until, now.moment, now.wall) {
-            Some(answer) => self.calls.answer(call, answer, now),
-            None => drop(self.asking.insert(call)),
-        }
-    }
-
-    fn serve_peers(&mut self, now: Now) {
-        if self.peers.wake().is_some_and(|wake| wake <= now.moment)
-            && let Some(swarm) = self.swarm.act()
-        {
-            self.peers.tick(swarm, now.moment);
-        }
-        for ready in self.peers.take_ready() {
-            match ready {
-                Ready::Pong(call, pong) => {
-                    if !self.calls.output(call, pong) {
-                        self.peers.cancel(call);
-                    }
-                }
-                Ready::End(call, answer) => {
-                    self.asking.remove(&call);
-                    self.calls.answer(call, answer, now);
-                }
-            }
-        }
-    }
-
     fn events(&mut self, events: Vec<Event>, now: Now) {
         for event in events {
             // P2 again: each event may lead to an effect.
@@ -514,22 +433,6 @@ impl EventLoop {
         self.log.drain();
     }
 
-    /// Calls that are queued already go to the next owner.
-    fn hand_back_commands(&mut self, now: Now) {
-        let Some(mut commands) = self.commands.take() else { return };
-        let mut heard = Vec::new();
-        while commands.recv_many(&mut heard, COMMANDS).now_or_never().is_some_and(|n| n > 0) {}
-        for event in heard {
-            let Heard::Frame(frame) = event else { continue };
-            let Ok(envelope) = frame.take::<Envelope>() else { continue };
-            match self.calls.take(envelope, now) {
-                Incoming::Run(call, ..) => self.calls.not_run(call),
-                Incoming::Cancelled(call) => self.cancelled(call),
-                Incoming::Nothing => {}
-            }
-        }
-    }
-
     fn check_drained(&mut self, now: Now) {
         let late = self.draining.is_some_and(|since| now.moment.since(since) >= DRAIN);
         let clear = self.log.drained() && self.publishes.is_drained() && self.calls.is_flushed();
@@ -559,5 +462,53 @@ async fn hear(commands: &mut Option<Subscription>, heard: &mut Vec<Heard>) -> us
     match commands {
         Some(commands) => commands.recv_many(heard, COMMANDS).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plexus_bus::Grant;
+
+    async fn node(deadline: Moment) -> EventLoop {
+        let (_, deadline) = watch::channel(deadline);
+        let (_, era) = watch::channel(Some("one".into()));
+        let (_, changed) = watch::channel(1);
+        EventLoop::new(Start {
+            name: NodeName::new("default", "a").unwrap(),
+            worker: "w.1".into(),
+            grant: Grant { epoch: 7, nonce: 1 },
+            record: NodeRecord::default(),
+            revision: 1,
+            state: Default::default(),
+            key: Keypair::generate_ed25519(),
+            deadline,
+            era,
+            changed,
+            bus: Bus::open(&plexus_bus::Config::default()).await.unwrap(),
+            config: Arc::new(Config { allow_private_addresses: true, ..Default::default() }),
+            metrics: Metrics::default(),
+            notes: mpsc::channel(1).0,
+        })
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_past_the_deadline() {
+        let mut late = node(Moment::PAST).await;
+        late.apply(Input::Tick);
+        assert_eq!(late.ended, Some(Ended::Fenced));
+        assert!(late.work.is_empty());
+        let mut held = node(Moment::now().after(Duration::from_secs(60))).await;
+        held.apply(Input::Tick);
+        assert_eq!(held.ended, None);
+        assert!(!held.work.is_empty(), "it opens its logs");
+        assert!(held.swarm.see().is_none(), "it has no swarm before they are open");
+    }
+
+    #[tokio::test]
+    async fn a_stop_before_the_logs_are_open_ends_at_once() {
+        let mut node = node(Moment::now().after(Duration::from_secs(60))).await;
+        node.apply(Input::Stop);
+        assert_eq!(node.ended, Some(Ended::Stopped));
     }
 }

@@ -7,6 +7,7 @@ pub mod event_loop;
 
 mod answers;
 mod calls;
+mod commands;
 mod page;
 
 mod following;
