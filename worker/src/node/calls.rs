@@ -128,7 +128,7 @@ impl Request {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// Do this, then answer under the id.
-    Run(CallId, Asked, Request),
+    Run(CallId, Box<Asked>, Box<Request>),
     /// The caller of this open call is gone.
     Cancelled(CallId),
     /// Nothing: a repeat, too late, not for us, or answered already.
@@ -282,7 +282,7 @@ impl Calls {
                     self.send(id, &mut open, Body::Taken { worker });
                 }
                 self.open.insert(id, open);
-                return Incoming::Run(id, asked, request);
+                return Incoming::Run(id, Box::new(asked), Box::new(request));
             }
         }
         Incoming::Nothing

@@ -41,8 +41,8 @@ impl EventLoop {
                 let trace = Trace::new(&asked.traceparent, &asked.tracestate).enter(&span);
                 asked.traceparent = trace.parent;
                 let _in = span.entered();
-                match request {
-                    Request::Publish(request) => self.publish(call, asked, *request, now),
+                match *request {
+                    Request::Publish(request) => self.publish(call, *asked, *request, now),
                     request @ (Request::ListTopics(_)
                     | Request::GetTopic(_)
                     | Request::ListTopicPeers(_)

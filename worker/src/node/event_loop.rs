@@ -442,7 +442,7 @@ impl EventLoop {
     }
 
     /// The swarm is gone before this returns (P7). An owner past its deadline writes nothing more.
-    async fn close(mut self, ended: Ended) -> Ended {
+    async fn close(&mut self, ended: Ended) -> Ended {
         self.swarm.drop_swarm();
         self.commands = None;
         if ended == Ended::Stopped && self.running {

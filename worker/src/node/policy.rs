@@ -51,7 +51,7 @@ impl Policy {
     /// Fills the gaps of a pin's policy.
     pub(crate) fn of(pin: Option<&v1::TopicPolicy>, spec: &v1::NodeSpec, config: &config::Node) -> Self {
         let pin = pin.cloned().unwrap_or_default();
-        let gossip = spec.gossip.clone().unwrap_or_default();
+        let gossip = spec.gossip.unwrap_or_default();
         let preset = match (pin.preset(), gossip.preset()) {
             (Preset::Unspecified, Preset::Unspecified) => Preset::Go,
             (Preset::Unspecified, node) => node,
