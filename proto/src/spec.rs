@@ -57,7 +57,7 @@ pub fn check(spec: &v1::NodeSpec) -> Checked {
     if let Some(protocols) = &spec.protocols {
         protocols_of(protocols)?;
     }
-    let gossip = spec.gossip.clone().unwrap_or_default();
+    let gossip = spec.gossip.unwrap_or_default();
     gossip_of(&gossip)?;
     topics(spec, &gossip)?;
     if let Some(limits) = &spec.limits {

@@ -29,6 +29,9 @@ use std::{
 const STRIKES_MAX: u32 = 10;
 const STRIKE_RETRY: Duration = Duration::from_millis(200);
 
+/// Who owns what, and who lives.
+pub(super) type Directory = (Vec<(NodeName, Owner)>, Vec<Incarnation>);
+
 /// What came back.
 pub(super) enum Done {
     Renewed {
@@ -58,7 +61,7 @@ pub(super) enum Done {
     Retired {
         incarnation: Incarnation,
     },
-    Surveyed(Result<(Vec<(NodeName, Owner)>, Vec<Incarnation>), Error>),
+    Surveyed(Result<Directory, Error>),
     Lives(Result<Vec<Incarnation>, Error>),
     Read(Vec<(NodeName, Sight)>),
     Loaded {
@@ -70,6 +73,10 @@ pub(super) enum Done {
     Revision {
         node: NodeName,
         revision: Option<u64>,
+    },
+    Found {
+        node: NodeName,
+        owner: Option<Owner>,
     },
     Subscribed(Box<Result<Feeds, Error>>),
     Created(Option<NodeName>),
@@ -179,6 +186,12 @@ pub(super) async fn forget(bus: Bus, incarnation: Incarnation, former: Incarnati
 pub(super) async fn revision(bus: Bus, node: NodeName) -> Done {
     let value = bus.get(Key::Record(node.clone())).await;
     Done::Revision { node, revision: value.ok().flatten().map(|value| value.revision) }
+}
+
+/// Looks up a node that was heard of for the first time.
+pub(super) async fn find(bus: Bus, node: NodeName) -> Done {
+    let owner = bus.owner(&node).await.ok().flatten();
+    Done::Found { node, owner }
 }
 
 /// Reads a node that was taken, and does what its record says where that is not to run it.

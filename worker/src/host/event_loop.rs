@@ -6,11 +6,12 @@
 //! themselves before they poll their swarms; a fence here only ends what already stands still.
 
 mod control;
+mod hearing;
 mod nodes;
 
 use super::{
     create::Maker,
-    errands::{self, Done, Feeds, Sight},
+    errands::{self, Done, Feeds},
     identity::Seal,
     lease::{Lease, Phase, Renewal, Step},
     placement::Placement,
@@ -23,10 +24,7 @@ use crate::{
 use control::{Claimed, Control, Next};
 use futures::future::BoxFuture;
 use nodes::Hosted;
-use plexus_bus::{
-    Body, Bus, Claim, Envelope, Era, Error, Event, Incarnation, NodeName, Owner, Renewed, Subscription, Trace,
-};
-use plexus_proto::bus::OwnerChange;
+use plexus_bus::{Bus, Claim, Era, Error, Event, NodeName, Renewed, Subscription};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -38,7 +36,6 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span};
 
 /// How often the loop looks at the clock: bounds how late a renewal, a claim or a fence is.
 const TICK: Duration = Duration::from_millis(50);
@@ -90,7 +87,9 @@ pub(crate) struct EventLoop {
     /// Errands under way.
     work: JoinSet<Done>,
     /// What nodes say.
-    notes: (mpsc::Sender<(NodeName, Note)>, mpsc::Receiver<(NodeName, Note)>),
+    notes: mpsc::Receiver<(NodeName, Note)>,
+    /// Their end of it, handed to each.
+    note_sender: mpsc::Sender<(NodeName, Note)>,
     feeds: Feeds,
     clock: Interval,
     /// When to survey next, and whether one is under way; so for the others.
@@ -102,6 +101,9 @@ pub(crate) struct EventLoop {
     subscribing: bool,
     reading: bool,
     forgetting: bool,
+    /// When nodes of a fenced incarnation are given back: not before others know that this worker is
+    /// there again.
+    forget_at: Moment,
     retiring: bool,
     creations: usize,
     /// Nodes whose revision is being read, and those to read once more after that.
@@ -161,6 +163,7 @@ impl EventLoop {
         spawn: Spawn,
     ) -> Self {
         let now = Moment::now();
+        let (note_sender, notes) = mpsc::channel(NOTES_MAX);
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -181,7 +184,8 @@ impl EventLoop {
             lingering: HashSet::new(),
             control: Control::default(),
             work: JoinSet::new(),
-            notes: mpsc::channel(NOTES_MAX),
+            notes,
+            note_sender,
             feeds: Feeds::default(),
             clock,
             survey_at: now,
@@ -192,6 +196,7 @@ impl EventLoop {
             subscribing: false,
             reading: false,
             forgetting: false,
+            forget_at: now,
             retiring: false,
             creations: 0,
             asking: HashSet::new(),
@@ -221,7 +226,7 @@ impl EventLoop {
                 Err(error) => Input::Ended(error.id(), Err(error)),
             }),
             Some(done) = self.work.join_next() => Some(Input::Done(Box::new(done.expect("errands do not panic")))),
-            Some((node, note)) = self.notes.1.recv() => Some(Input::Note(node, note)),
+            Some((node, note)) = self.notes.recv() => Some(Input::Note(node, note)),
             event = heard(&mut self.feeds.ownership) => Some(Input::Ownership(event)),
             event = heard(&mut self.feeds.records) => Some(Input::Records(event)),
             event = heard(&mut self.feeds.anyone) => Some(Input::Anyone(event)),
@@ -334,7 +339,7 @@ impl EventLoop {
             let bus = self.bus.clone();
             self.work.spawn(async move { Done::Lives(bus.workers().await) });
         }
-        if let Some(former) = self.lease.former().filter(|_| !self.forgetting) {
+        if let Some(former) = self.lease.former().filter(|_| !self.forgetting && self.forget_at <= now) {
             self.forgetting = true;
             let (incarnation, former) = (self.lease.incarnation().clone(), former.clone());
             self.work.spawn(errands::forget(self.bus.clone(), incarnation, former));
@@ -347,8 +352,8 @@ impl EventLoop {
             self.checks = self.hosted.keys().cloned().collect();
         }
         for node in self.checks.drain(..self.checks.len().min(CHECKS_MAX)).collect::<Vec<_>>() {
-            if self.hosted.contains_key(&node) && self.asking.insert(node.clone()) {
-                self.work.spawn(errands::revision(self.bus.clone(), node));
+            if self.hosted.contains_key(&node) {
+                self.ask(node);
             }
         }
     }
@@ -416,6 +421,7 @@ impl EventLoop {
                 tracing::info!(incarnation = %self.lease.incarnation(), "lease held");
                 self.ready.send_replace(true);
                 self.survey_at = now;
+                self.forget_at = now.after(LIVES_INTERVAL * 2);
             }
             Step::Fence => self.fence(now),
             Step::None | Step::Extended => {}
@@ -449,115 +455,6 @@ impl EventLoop {
         self.feeds.anyone = None;
         self.drain_until = Some(now.after(self.config.drain));
         self.hand_over();
-    }
-}
-
-/// What is heard and read.
-impl EventLoop {
-    fn subscribed(&mut self, feeds: Result<Feeds, Error>, now: Moment) {
-        self.subscribing = false;
-        match feeds {
-            Ok(feeds) => {
-                self.feeds = feeds;
-                self.missed(now);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the bus cannot be listened to");
-                self.subscribe_at = now.after(SUBSCRIBE_RETRY);
-            }
-        }
-    }
-
-    /// Anything may have been missed: reads all again.
-    fn missed(&mut self, now: Moment) {
-        self.survey_at = now;
-        self.lives_at = now;
-        for node in self.hosted.keys().cloned().collect::<Vec<_>>() {
-            self.hinted(node, now);
-        }
-    }
-
-    fn deaf(&mut self, now: Moment) {
-        self.feeds = Feeds::default();
-        self.subscribe_at = now.after(SUBSCRIBE_RETRY);
-    }
-
-    fn ownership(&mut self, event: Option<Event>, now: Moment) {
-        let frame = match event {
-            Some(Event::Frame(frame)) => frame,
-            Some(Event::Lagged(_) | Event::Restored) => return self.missed(now),
-            None => return self.deaf(now),
-        };
-        let Ok(change) = frame.open::<OwnerChange>() else { return };
-        let Ok(node) = NodeName::new(&change.namespace, &change.node) else { return };
-        let worker = Some(change.worker.as_str()).filter(|worker| !worker.is_empty()).map(Incarnation::from);
-        self.placement.announced(&node, worker, now);
-    }
-
-    fn records(&mut self, event: Option<Event>, now: Moment) {
-        let frame = match event {
-            Some(Event::Frame(frame)) => frame,
-            Some(Event::Lagged(_) | Event::Restored) => return self.missed(now),
-            None => return self.deaf(now),
-        };
-        if let Some(node) = frame.open::<String>().ok().and_then(|name| NodeName::parse(&name).ok()) {
-            self.hinted(node, now);
-        }
-    }
-
-    /// Calls that were missed are the gateway's to send again.
-    fn anyone(&mut self, event: Option<Event>, now: Moment) {
-        let frame = match event {
-            Some(Event::Frame(frame)) => frame,
-            Some(Event::Lagged(_) | Event::Restored) => return,
-            None => return self.deaf(now),
-        };
-        let Ok(envelope) = frame.take::<Envelope>() else { return };
-        let Body::Call(call) = envelope.body else { return };
-        if self.creations >= CREATIONS_MAX {
-            tracing::warn!("a creation is left to other workers: too many are under way");
-            return;
-        }
-        self.creations += 1;
-        self.metrics.commands.inc();
-        let span = info_span!("host.create");
-        // The answer carries no trace of its own.
-        let _ = Trace::new(&envelope.traceparent, &envelope.tracestate).enter(&span);
-        let answer = self.maker.clone().answer(self.lease.incarnation().clone(), envelope.id, call);
-        self.work.spawn(async move { Done::Created(answer.await) }.instrument(span));
-    }
-
-    fn created(&mut self, node: Option<NodeName>, now: Moment) {
-        self.creations -= 1;
-        if node.is_some() {
-            self.survey_at = now;
-        }
-    }
-
-    fn surveyed(&mut self, answer: Result<(Vec<(NodeName, Owner)>, Vec<Incarnation>), Error>, now: Moment) {
-        self.surveying = false;
-        match answer {
-            Ok((owners, live)) => self.placement.survey(owners, live, now),
-            Err(error) => tracing::warn!(%error, "the directory could not be read"),
-        }
-    }
-
-    fn lives(&mut self, answer: Result<Vec<Incarnation>, Error>, now: Moment) {
-        self.asking_lives = false;
-        if let Ok(live) = answer {
-            self.placement.lives(live, now);
-        }
-    }
-
-    fn read(&mut self, sights: Vec<(NodeName, Sight)>, now: Moment) {
-        self.reading = false;
-        for (node, sight) in sights {
-            match sight {
-                Sight::Wish(rule) => self.placement.learned(&node, Ok(rule), now),
-                Sight::Dark => self.placement.learned(&node, Err(()), now),
-                Sight::Gone => self.placement.buried(&node),
-            }
-        }
     }
 }
 

@@ -6,7 +6,8 @@
 //!   expired is left alone that long even by its next choice (P3).
 //! - The first choice among the workers claims at once, the others a `claim_delay` later: they may
 //!   have labels or room that the first choice lacks.
-//! - A node that its worker gave back is not that worker's any more: it drains.
+//! - A node that its worker gave back is not that worker's any more, for it drains; unless that
+//!   worker is there under another name: then it was fenced and comes back.
 //!
 //! Nothing is taken from a worker that lives; nodes stay where they are.
 
@@ -45,8 +46,8 @@ pub(crate) struct Placement {
 #[derive(Debug)]
 struct Entry {
     owner: Option<Incarnation>,
-    /// Pod of the last owner that was seen.
-    last: Option<Arc<str>>,
+    /// The last owner that was seen.
+    last: Option<Incarnation>,
     free_since: Moment,
     /// When this worker may claim it; forgotten when the set of workers changes.
     due: Option<Moment>,
@@ -166,7 +167,7 @@ impl Placement {
         }
         let entry = self.nodes.entry(node.clone()).or_insert_with(|| Entry::new(now));
         if let Some(owner) = &owner {
-            entry.last = Some(pod(owner).into());
+            entry.last = Some(owner.clone());
         }
         if entry.owner != owner {
             entry.owner = owner;
@@ -227,11 +228,11 @@ impl Placement {
         }
     }
 
-    /// Hears that a node is no longer here. A freed one is anybody's, and this worker's first.
-    pub(crate) fn left(&mut self, node: &NodeName, now: Moment) {
+    /// Hears that this worker, under `incarnation`, gave a node back.
+    pub(crate) fn left(&mut self, node: &NodeName, incarnation: &Incarnation, now: Moment) {
         self.leave(node);
         if let Some(entry) = self.nodes.get_mut(node) {
-            entry.last = Some(self.pod.clone());
+            entry.last = Some(incarnation.clone());
             self.owned(node, None, now);
         }
     }
@@ -241,7 +242,7 @@ impl Placement {
         for node in std::mem::take(&mut self.here).into_keys() {
             if let Some(entry) = self.nodes.get_mut(&node) {
                 entry.owner = Some(former.clone());
-                entry.last = Some(self.pod.clone());
+                entry.last = Some(former.clone());
             }
         }
         self.load = 0;
@@ -258,7 +259,7 @@ impl Placement {
     /// until they are heard of again.
     pub(crate) fn step(&mut self, now: Moment, may_read: bool, may_claim: bool) -> Plan {
         let mut plan = Plan::default();
-        if self.live.is_none() {
+        if self.live.is_none() || !(may_read || may_claim) {
             return plan;
         }
         for node in self.free.clone() {
@@ -351,15 +352,19 @@ impl Placement {
     }
 
     fn delay(&self, node: &NodeName, entry: &Entry) -> Duration {
-        if entry.last.as_ref() == Some(&self.pod) {
+        let last = entry.last.as_deref().map(pod);
+        if last == Some(&*self.pod) {
             return Duration::ZERO;
         }
-        let expired = entry.owner.is_some();
-        let others = self.live.iter().flatten().map(|incarnation| pod(incarnation));
-        let candidates = others.filter(|pod| expired || Some(*pod) != entry.last.as_deref());
+        let live = self.live.iter().flatten();
+        // Its last worker is back under another name, or may be soon: the node is left to it.
+        let back = live.clone().any(|other| Some(pod(other)) == last && entry.last.as_ref() != Some(other));
+        let waits = entry.owner.is_some() || back;
         let mine = score(&self.pod, node);
-        let first = candidates.filter(|pod| *pod != &*self.pod).all(|pod| score(pod, node) < mine);
-        self.claim_delay * (u32::from(expired) + u32::from(!first))
+        let others = live.map(|other| pod(other)).filter(|other| *other != &*self.pod);
+        let first =
+            others.filter(|other| waits || Some(*other) != last).all(|other| score(other, node) < mine);
+        self.claim_delay * (u32::from(waits) + u32::from(!first))
     }
 }
 

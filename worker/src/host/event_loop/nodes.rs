@@ -5,10 +5,10 @@
 use super::{Claimed, EventLoop, FENCE_TIME, Task};
 use crate::{
     clock::Moment,
-    host::errands::{self, Done, Hold, Load, Loaded},
+    host::errands::{self, Hold, Load, Loaded},
     node::{Ended, Note, Start},
 };
-use plexus_bus::{Claim, Grant, NodeName, Owned};
+use plexus_bus::{Claim, Grant, NodeName, Owned, Owner};
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinError};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,8 @@ const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Wait after an answer that the bus did not give.
 const RETRY: Duration = Duration::from_secs(1);
+/// Nodes that are asked for at once, each because of a hint.
+const ASKING_MAX: usize = 256;
 /// A node that ran so long is well: its failures are forgotten.
 const WELL: Duration = Duration::from_secs(60);
 
@@ -171,7 +173,7 @@ impl EventLoop {
             bus: self.bus.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
-            notes: self.notes.0.clone(),
+            notes: self.note_sender.clone(),
         };
         let stop = self.root.child_token();
         hosted.phase = Phase::Running { stop: stop.clone(), since: now };
@@ -214,17 +216,23 @@ impl EventLoop {
 
     pub(super) fn ended(&mut self, task: tokio::task::Id, result: Result<Ended, JoinError>, now: Moment) {
         // What the node said before its end counts, above all a higher grant.
-        while let Ok((node, note)) = self.notes.1.try_recv() {
+        while let Ok((node, note)) = self.notes.try_recv() {
             self.noted(&node, note);
         }
         let Some(Task { node, .. }) = self.running.remove(&task) else { return };
         self.lingering.remove(&node);
         self.metrics.nodes.set(self.running.len().try_into().unwrap_or(i64::MAX));
         let Some(hosted) = self.hosted.get_mut(&node) else { return };
-        let Phase::Running { since, .. } = hosted.phase else { return };
+        let Phase::Running { since, stop } = &hosted.phase else { return };
+        let (since, asked) = (*since, stop.is_cancelled());
         let failure = match result {
             Ok(Ended::Fenced) => return self.forsake(&node, now),
-            Ok(Ended::Stopped) => return self.load(node),
+            Ok(Ended::Stopped) if asked => return self.load(node),
+            // Nobody asked, so there is no hurry to see why.
+            Ok(Ended::Stopped) => {
+                hosted.phase = Phase::Waiting { until: now.after(RETRY) };
+                return;
+            }
             Ok(Ended::Failed(why)) => why,
             Err(error) if error.is_panic() => "it panicked".into(),
             Err(_) => "it did not stop in time".into(),
@@ -263,7 +271,7 @@ impl EventLoop {
 
     pub(super) fn released(&mut self, node: &NodeName, now: Moment) {
         self.hosted.remove(node);
-        self.placement.left(node, now);
+        self.placement.left(node, self.lease.incarnation(), now);
     }
 
     /// Lets go of a node that is not ours, or not as we thought: nothing is released but what the
@@ -283,7 +291,8 @@ impl EventLoop {
             match recorded.remove(node) {
                 // Only takes under this incarnation are in its record: the node raised its grant.
                 Some(grant) => {
-                    if matches!(hosted.phase, Phase::Running { .. }) {
+                    let idle = matches!(hosted.phase, Phase::Running { .. } | Phase::Waiting { .. });
+                    if idle && grant.epoch > hosted.grant.epoch {
                         hosted.grant = grant;
                     }
                 }
@@ -338,74 +347,51 @@ impl EventLoop {
                 if let Phase::Waiting { until } = &mut hosted.phase {
                     *until = now;
                 }
-                if self.asking.insert(node.clone()) {
-                    self.work.spawn(errands::revision(self.bus.clone(), node));
-                } else {
-                    self.ask_again.insert(node);
-                }
+                self.ask(node);
             }
             None if self.placement.knows(&node) => self.placement.changed(&node),
+            None if self.asking.len() < ASKING_MAX => {
+                self.asking.insert(node.clone());
+                self.work.spawn(errands::find(self.bus.clone(), node));
+            }
             None => self.survey_at = now,
         }
     }
 
-    pub(super) fn revised(&mut self, node: NodeName, revision: Option<u64>) {
-        self.asking.remove(&node);
-        if let (Some(revision), Some(hosted)) = (revision, self.hosted.get(&node)) {
-            hosted.changed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
-        }
-        if self.ask_again.remove(&node) && self.hosted.contains_key(&node) {
+    /// Reads the revision of a node's record; as many at once as may be, the rest after them.
+    pub(super) fn ask(&mut self, node: NodeName) {
+        if self.asking.len() >= ASKING_MAX || self.asking.contains(&node) {
+            self.ask_again.insert(node);
+        } else {
             self.asking.insert(node.clone());
             self.work.spawn(errands::revision(self.bus.clone(), node));
         }
     }
-}
 
-/// What the loop does with what came back.
-impl EventLoop {
-    pub(super) fn done(&mut self, done: Done, now: Moment) {
-        // Bound by `incarnation`: what an earlier one asked for is the record's to settle.
-        let present = |incarnation: &_| incarnation == self.lease.incarnation();
-        match done {
-            Done::Renewed { renewal, answer } => self.renewed(&renewal, answer, now),
-            Done::Took { incarnation, nonce, claims, answer } if present(&incarnation) => {
-                match self.control.took(nonce, claims, answer, now) {
-                    Some(claimed) => {
-                        claimed.into_iter().for_each(|claimed| self.claimed(claimed, nonce, now))
-                    }
-                    None => self.fence(now),
-                }
+    pub(super) fn revised(&mut self, node: &NodeName, revision: Option<u64>) {
+        self.asking.remove(node);
+        if let (Some(revision), Some(hosted)) = (revision, self.hosted.get(node)) {
+            hosted.changed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        }
+        self.ask_next();
+    }
+
+    pub(super) fn found(&mut self, node: &NodeName, owner: Option<Owner>, now: Moment) {
+        self.asking.remove(node);
+        if let Some(owner) = owner {
+            self.placement.owned(node, owner.worker, now);
+        }
+        self.ask_next();
+    }
+
+    fn ask_next(&mut self) {
+        let next = self.ask_again.iter().find(|node| !self.asking.contains(*node)).cloned();
+        if let Some(node) = next {
+            self.ask_again.remove(&node);
+            if self.hosted.contains_key(&node) {
+                return self.ask(node);
             }
-            Done::Released { incarnation, nodes, answer } if present(&incarnation) => {
-                for node in self.control.released(nodes, &answer, now) {
-                    self.released(&node, now);
-                }
-            }
-            Done::Owned { incarnation, answer } if present(&incarnation) => {
-                if let Some(owned) = self.control.compared(answer, now) {
-                    self.compared(owned, now);
-                }
-            }
-            Done::Forgot { incarnation, former, answer } if present(&incarnation) => {
-                self.forgetting = false;
-                if answer.is_ok() {
-                    self.lease.forgotten(&former);
-                    self.survey_at = now;
-                }
-            }
-            Done::Retired { incarnation } if present(&incarnation) => self.lease.retired(),
-            Done::Loaded { incarnation, node, grant, load } if present(&incarnation) => {
-                self.loaded(node, grant, load, now);
-            }
-            Done::Took { .. } | Done::Released { .. } | Done::Owned { .. } | Done::Forgot { .. } => {}
-            Done::Retired { .. } | Done::Loaded { .. } => {}
-            Done::Surveyed(answer) => self.surveyed(answer, now),
-            Done::Lives(answer) => self.lives(answer, now),
-            Done::Read(sights) => self.read(sights, now),
-            Done::Revision { node, revision } => self.revised(node, revision),
-            Done::Subscribed(feeds) => self.subscribed(*feeds, now),
-            Done::Created(node) => self.created(node, now),
-            Done::Nothing => {}
+            self.ask_next();
         }
     }
 }

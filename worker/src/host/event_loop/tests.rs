@@ -1,7 +1,9 @@
 use super::*;
 use crate::{config, host::create::METHOD, node::Note};
 use libp2p::PeerId;
-use plexus_bus::{Call, CallId, Frame, Grant, Key, Outcome, Payload, Subject, Value, When};
+use plexus_bus::{
+    Body, Call, CallId, Envelope, Frame, Grant, Incarnation, Key, Outcome, Payload, Subject, Value, When,
+};
 use plexus_proto::{
     bus::{NodeRecord, NodeState},
     v1::{CreateNodeRequest, Node, NodeSpec, node_status::State},
@@ -315,6 +317,21 @@ async fn a_node_that_fails_is_started_again_and_at_last_quarantined_until_a_rest
     change(&bus, &name("n"), |record| record.generation += 1).await;
     let restarted = host.next().await;
     assert_eq!(restarted.state.failures, 0, "with a clean slate");
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_owner_and_raises_the_epoch() {
+    let bus = bus().await;
+    let mut host = Host::start("a", &bus, settings());
+    made(&bus, "n").await;
+    let before = host.next().await;
+    change(&bus, &name("n"), |record| record.generation += 1).await;
+    before.notes.send((name("n"), Note::Unwanted)).await.unwrap();
+    let after = host.next().await;
+    assert_eq!((after.worker, after.peer), (before.worker, before.peer));
+    assert!(after.grant.epoch > before.grant.epoch);
+    let owner = bus.owner(&name("n")).await.unwrap().unwrap();
+    assert_eq!(owner.grant, after.grant);
 }
 
 #[tokio::test]
