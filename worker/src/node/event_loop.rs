@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two ticks of a node at rest.
 const TICK: Duration = Duration::from_secs(1);
+/// The soonest that the loop wakes itself again.
+const SOON: Duration = Duration::from_millis(2);
 /// Commands taken in one wake.
 pub(super) const COMMANDS: usize = 64;
 /// Between two looks at the interest of gateways.
@@ -239,8 +241,10 @@ impl EventLoop {
     fn set_clock(&mut self) {
         let mut until = self.ticked.after(TICK).min(self.swarm.deadline());
         let more = [self.log.wake(), self.publishes.wake(), self.peers.wake(), self.unmute_at()];
+        // What is due and still waits for a task must not keep the loop spinning.
+        let soon = self.now.moment.after(SOON);
         for wake in more.into_iter().flatten() {
-            until = until.min(wake);
+            until = until.min(wake.max(soon));
         }
         let at = Instant::now() + until.since(Moment::now());
         // A timer that is set anew at each wake costs more than one that fires a little early or late.
