@@ -15,16 +15,17 @@ use super::{Plan, duration, preset};
 use crate::Error;
 use ids::Shared;
 use libp2p::gossipsub::{
-    self, AllowAllSubscriptionFilter, ConfigBuilder, IdentTopic, IdentityTransform,
-    MaxCountSubscriptionFilter, MessageAuthenticity, TopicHash, ValidationMode, Version,
+    self, ConfigBuilder, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter, MessageAuthenticity,
+    TopicHash, TopicSubscriptionFilter, ValidationMode, Version,
 };
-use plexus_proto::v1::{
-    self,
-    node_spec::{self, gossip::SignPolicy},
+use plexus_proto::{
+    text::TOPIC_BYTES_MAX,
+    v1::node_spec::{self, gossip::SignPolicy},
 };
 use std::{sync::Arc, time::Duration};
 
-/// Room for what is around a payload. The crate compares its read buffer, which runs up to 8 KiB
+/// Room for what is around a payload. Smaller limits of a spec or a preset are the node's to hold, so
+/// that every publish passes the crate's check and uses the number that was reserved. The crate compares its read buffer, which runs up to 8 KiB
 /// ahead, with the limit (interop.md D.0).
 const FRAME_BYTES: usize = 64 << 10;
 /// The crate's 16 KiB stops gossip on busy topics.
@@ -41,20 +42,22 @@ const QUEUE_LEN_MAX: usize = 1024;
 const PRIMING_TOPIC: &str = "";
 
 /// Gossipsub with our filter of subscriptions.
-pub type Gossipsub =
-    gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<AllowAllSubscriptionFilter>>;
+pub type Gossipsub = gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<Nameable>>;
 
 /// Writes a topic as gossipsub has it; none if it is no UTF-8, which the crate cannot carry.
 pub fn topic(topic: &[u8]) -> Option<IdentTopic> {
     std::str::from_utf8(topic).ok().map(IdentTopic::new)
 }
 
-/// Answers the largest payload that a node takes.
-pub fn message_bytes_max(spec: &v1::NodeSpec, config: &crate::config::Node) -> usize {
-    let gossip = spec.gossip.unwrap_or_default();
-    let asked = usize::try_from(gossip.message_bytes_max).ok().filter(|asked| *asked > 0);
-    let most = asked.or(preset::message_bytes_max(gossip.preset())).unwrap_or(config.message_bytes_max);
-    most.min(config.message_bytes_max)
+/// Takes any topic that can be one of ours: 1 to 1024 bytes. Longer names would let a peer fill memory,
+/// and the empty one is where publishes go that shall reach nobody.
+#[derive(Default)]
+pub struct Nameable;
+
+impl TopicSubscriptionFilter for Nameable {
+    fn can_subscribe(&mut self, topic: &TopicHash) -> bool {
+        (1..=TOPIC_BYTES_MAX).contains(&topic.as_str().len())
+    }
 }
 
 pub(super) fn build(plan: &Plan<'_>) -> Result<(Awake, Ids), Error> {
@@ -68,7 +71,7 @@ pub(super) fn build(plan: &Plan<'_>) -> Result<(Awake, Ids), Error> {
         _ => MessageAuthenticity::Signed(plan.key.clone()),
     };
     let filter = MaxCountSubscriptionFilter {
-        filter: AllowAllSubscriptionFilter {},
+        filter: Nameable,
         max_subscribed_topics: PEER_TOPICS_MAX,
         max_subscriptions_per_request: PEER_TOPICS_MAX,
     };
@@ -102,7 +105,7 @@ fn config(plan: &Plan<'_>, spec: &node_spec::Gossip, ids: Arc<Shared>) -> Result
     let heartbeat = duration(spec.heartbeat_interval).or(preset::heartbeat(spec.preset()));
     let mut builder = ConfigBuilder::default();
     builder
-        .max_transmit_size(message_bytes_max(plan.spec, plan.config) + FRAME_BYTES)
+        .max_transmit_size(plan.config.message_bytes_max + FRAME_BYTES)
         .max_control_message_size(CONTROL_BYTES_MAX)
         .heartbeat_initial_delay(Duration::from_millis(100))
         .heartbeat_interval(

@@ -67,11 +67,6 @@ pub(super) fn sign_policy(preset: Preset) -> SignPolicy {
     }
 }
 
-/// The largest payload, where the agreement has one.
-pub(super) fn message_bytes_max(preset: Preset) -> Option<usize> {
-    (preset == Preset::Waku).then_some(150 << 10)
-}
-
 /// The heartbeat, where the agreement has one.
 pub(super) fn heartbeat(preset: Preset) -> Option<Duration> {
     (preset == Preset::Eth2).then_some(Duration::from_millis(700))

@@ -82,10 +82,37 @@ async fn a_peer_with_many_topics_is_seen() {
 }
 
 #[tokio::test]
+async fn nobody_follows_the_topic_of_publishes_that_reach_nobody() {
+    let long = "x".repeat(1025);
+    let mut peers = [Peer::dev(v1::NodeSpec::default()), Peer::dev(v1::NodeSpec::default())];
+    // The peer is another implementation: it may say that it follows anything.
+    let config = gossipsub::ConfigBuilder::default().build().unwrap();
+    let author = gossipsub::MessageAuthenticity::Signed(Keypair::generate_ed25519());
+    let mut free: gossipsub::Behaviour = gossipsub::Behaviour::new(author, config).unwrap();
+    for topic in ["", &long, "t"] {
+        free.subscribe(&gossipsub::IdentTopic::new(topic)).unwrap();
+    }
+    let key = Keypair::generate_ed25519();
+    let mut other = libp2p::SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(Default::default(), libp2p::noise::Config::new, libp2p::yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| free)
+        .unwrap()
+        .build();
+    let addr = listen(&mut peers, 0, "/ip4/127.0.0.1/tcp/0").await;
+    other.dial(addr).unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(async move { while other.next().await.is_some() {} });
+    eventually(&mut peers, "it follows", |peers| peers[0].followers("t") == 1).await;
+    assert_eq!((peers[0].followers(""), peers[0].followers(&long)), (0, 0));
+    assert!(peers[0].gossip().publish(gossipsub::TopicHash::from_raw(""), []).is_err());
+}
+
+#[tokio::test]
 async fn a_run_of_the_largest_messages_arrives() {
     let mut peers = [Peer::dev(v1::NodeSpec::default()), Peer::dev(v1::NodeSpec::default())];
-    let most = gossip::message_bytes_max(&v1::NodeSpec::default(), &config::Node::default());
-    assert_eq!(most, 1 << 20);
+    let most = config::Node::default().message_bytes_max;
     peers.iter_mut().for_each(|peer| peer.follow("t"));
     star(&mut peers).await;
     eventually(&mut peers, "a mesh", |peers| peers[0].mesh("t") == 1).await;
@@ -167,9 +194,8 @@ async fn invalid_messages_put_a_peer_on_the_graylist() {
 }
 
 #[tokio::test]
-async fn waku_has_its_protocol_and_its_size() {
+async fn waku_has_its_own_protocol_alone() {
     let waku = with(Gossip { preset: Preset::Waku as i32, ..Default::default() });
-    assert_eq!(gossip::message_bytes_max(&waku, &config::Node::default()), 150 << 10);
     let mut peer = Peer::dev(waku);
     let local = "/memory/1".parse::<Multiaddr>().unwrap();
     let id = libp2p::swarm::ConnectionId::new_unchecked(1);
