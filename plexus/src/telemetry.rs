@@ -9,7 +9,8 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracerProvider},
 };
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// What must be flushed at the end.
 pub(crate) struct Telemetry {
@@ -30,7 +31,14 @@ impl Telemetry {
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
         };
         let traces = Self::traces(config, role)?;
-        let spans = traces.as_ref().map(|t| tracing_opentelemetry::layer().with_tracer(t.tracer("plexus")));
+        // Our own spans, whatever is logged; not those of libp2p, which are one a poll.
+        let ours =
+            ["plexus", "plexus_bus", "plexus_gateway", "plexus_worker"].map(|name| (name, Level::DEBUG));
+        let spans = traces.as_ref().map(|traces| {
+            tracing_opentelemetry::layer()
+                .with_tracer(traces.tracer("plexus"))
+                .with_filter(Targets::new().with_targets(ours))
+        });
         tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
         Ok(Self { traces })
     }

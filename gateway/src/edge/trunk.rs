@@ -20,6 +20,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full, StreamBody};
+use plexus_bus::Trace;
 use plexus_proto::{reason::Reason, v1};
 use prost_reflect::MessageDescriptor;
 use std::{sync::Arc, time::Duration};
@@ -159,6 +160,7 @@ impl Trunk {
         }
         let began = tokio::time::Instant::now();
         let span = tracing::debug_span!("gateway.call", method = name, ?dialect);
+        join_trace(&span, request.headers_mut());
         let answer = self.services.clone().oneshot(request).instrument(span);
         let answer = match at {
             Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
@@ -182,6 +184,18 @@ impl Trunk {
         match trailers {
             Some(trailers) => response.map(|body| Body::new(Trailing::new(body, trailers))),
             None => response,
+        }
+    }
+}
+
+/// Makes the call's span a child of the client's, and lets the services see the span as the caller.
+fn join_trace(span: &tracing::Span, headers: &mut HeaderMap) {
+    let word = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let trace = Trace::new(word("traceparent"), word("tracestate")).enter(span);
+    for (name, word) in [("traceparent", trace.parent), ("tracestate", trace.state)] {
+        match HeaderValue::try_from(word) {
+            Ok(word) if !word.is_empty() => drop(headers.insert(name, word)),
+            _ => drop(headers.remove(name)),
         }
     }
 }
