@@ -183,6 +183,7 @@ suite! {
             values_of_one_name_are_kept_apart
             one_of_many_writers_wins
             a_key_ends_with_its_term
+            a_key_that_ended_is_not_there_at_once
             a_write_without_a_term_stays
             a_write_that_may_not_be_leaves_the_term
             keys_are_listed_by_prefix_in_order
@@ -211,6 +212,7 @@ suite! {
             functions_that_were_flushed_are_loaded_again
             a_new_era_makes_openings_unsure
             a_stamp_makes_the_next_opening_sure
+            a_later_topic_vouches_for_nothing
             a_renewal_tells_the_era
         } slow {
             nothing_is_taken_for_six_seconds_after_an_era

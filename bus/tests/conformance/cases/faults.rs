@@ -191,6 +191,17 @@ pub(crate) async fn a_stamp_makes_the_next_opening_sure(ground: Ground) {
     assert!(ground.author(&node("a"), 20, 2).opened(&[]).await[0].sure);
 }
 
+pub(crate) async fn a_later_topic_vouches_for_nothing(ground: Ground) {
+    let first = ground.authored("a", &["t"]).await;
+    let old = ground.bus.look(&first.node).await.unwrap().era;
+    ground.server().turn_era().await;
+    assert!(!first.opened(&["later"]).await[0].sure);
+    // Its logs are not repaired by that: only a stamp says so.
+    assert_eq!(ground.bus.look(&first.node).await.unwrap().stamped, Some(old));
+    let openings = ground.author(&node("a"), 20, 2).opened(&[]).await;
+    assert!(openings.iter().all(|o| !o.sure), "{openings:?}");
+}
+
 pub(crate) async fn a_renewal_tells_the_era(ground: Ground) {
     let era = |renewed| match renewed {
         Renewed::Held { era, .. } => era,

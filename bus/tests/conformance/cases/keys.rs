@@ -107,6 +107,21 @@ pub(crate) async fn a_key_ends_with_its_term(ground: Ground) {
     assert_eq!(bus.put(named("a"), "y".into(), When::Absent, None).await, Ok(Some(1)));
 }
 
+pub(crate) async fn a_key_that_ended_is_not_there_at_once(ground: Ground) {
+    // Ends that fall between two sweeps of a carrier that sweeps.
+    for n in 0..5 {
+        let key = named(&format!("a{n}"));
+        let begin = Instant::now();
+        let put = |when| ground.bus.put(key.clone(), "x".into(), when, Some(Duration::from_millis(50)));
+        put(When::Always).await.unwrap();
+        sleep_until(begin + Duration::from_millis(120)).await;
+        assert_eq!(ground.bus.get(key.clone()).await, Ok(None));
+        assert_eq!(ground.bus.list("a").await, Ok(vec![]));
+        assert_eq!(put(When::Absent).await, Ok(Some(1)));
+        ground.bus.delete(key.clone(), When::Always).await.unwrap();
+    }
+}
+
 pub(crate) async fn a_write_without_a_term_stays(ground: Ground) {
     let begin = Instant::now();
     ground.bus.put(named("a"), "x".into(), When::Always, Some(Duration::from_millis(300))).await.unwrap();
