@@ -1,77 +1,73 @@
 //! Who waits: calls until their answer, readers until their next message. [`Router`] is the handle
 //! that services hold; its [`EventLoop`] is the sole owner of what waits. It talks to the bus only,
-//! and never looks into a payload.
+//! and never looks into a request.
+//!
+//! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's place in its log (P20–P22),
+//! [`topic`] the readers that move with it, [`subscriptions`] all of them and the interest that they
+//! are (P23), [`queue`] what waits for one reader, [`frames`] and [`resume`] the words it hears. All
+//! of these are pure; [`jobs`] is the slow work that the loop sends out.
 
+mod call;
+mod cursors;
 mod event_loop;
+pub(crate) mod frames;
+mod jobs;
+mod pending;
+pub(crate) mod queue;
+pub(crate) mod reader;
+pub(crate) mod resume;
+pub(crate) mod subscriptions;
+mod topic;
 
+pub use call::{Answers, Request};
 pub use event_loop::EventLoop;
+pub(crate) use jobs::{ends, page, read, standing};
+pub(crate) use pending::{Standing, unavailable};
 
 use crate::{config, frame::Frames};
-use futures::stream::BoxStream;
-use plexus_bus::{Bus, GatewayId, NodeName, Payload};
-use plexus_proto::{bus::Principal, v1};
-use std::{sync::Arc, time::Instant};
-use tokio::sync::mpsc;
+use call::{Command, Guard, Outputs};
+use plexus_bus::{Bus, CallId, GatewayId, Payload};
+use plexus_proto::{reason::Reason, v1};
+use std::sync::Arc;
+use subscriptions::Wish;
+use tokio::sync::{mpsc, oneshot};
 
 /// A failed call, as the caller will see it.
 pub type Failure = Box<v1::Error>;
 
-/// Answers of a streaming call; an error ends it.
-pub type Answers = BoxStream<'static, Result<Payload, Failure>>;
+/// Word from those who wait to the loop. Its channel has no bound of its own: each sends one word when
+/// it goes, and one for each time it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// A reader's queue has room again.
+    Drained(u64),
+    /// A reader is gone.
+    Left(u64),
+    /// A caller is gone.
+    CallGone(CallId),
+    /// The caller of a stream took so many bytes.
+    Took(CallId, u32),
+}
 
 /// The handle; cheap to clone.
 #[derive(Clone)]
 pub struct Router {
-    #[expect(dead_code, reason = "the loop comes next")]
     commands: mpsc::Sender<Command>,
+    notes: mpsc::UnboundedSender<Note>,
     bus: Bus,
     gateway: GatewayId,
-    #[expect(dead_code, reason = "the loop comes next")]
     config: Arc<config::Router>,
 }
-
-/// A call to make.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Full method name: `plexus.v1.TopicService/Publish`.
-    pub method: &'static str,
-    /// The request.
-    pub payload: Payload,
-    /// The node; `None`: any worker may take it.
-    pub node: Option<NodeName>,
-    /// The caller's namespace.
-    pub namespace: Arc<str>,
-    /// Who asks.
-    pub caller: Arc<Principal>,
-    /// When the caller stops waiting; `None`: a stream without end.
-    pub deadline: Option<Instant>,
-    /// The caller's `request_id`; empty: none.
-    pub idempotency_key: String,
-    /// Whether it may be sent again without asking.
-    pub idempotent: bool,
-    /// The trace it belongs to.
-    pub trace: Trace,
-}
-
-/// A W3C trace context; empty: none.
-#[derive(Clone, Debug, Default)]
-pub struct Trace {
-    /// `traceparent`.
-    pub parent: String,
-    /// `tracestate`.
-    pub state: String,
-}
-
-/// What the handle asks of the loop.
-pub(crate) enum Command {}
 
 impl Router {
     /// Makes the handle and its loop.
     pub fn new(bus: Bus, config: config::Router) -> (Self, EventLoop) {
         let (commands, queue) = mpsc::channel(config.queue);
+        let (notes, heard) = mpsc::unbounded_channel();
         let gateway: GatewayId = format!("gw-{}", uuid::Uuid::new_v4().simple()).into();
-        let router = Self { commands, bus, gateway, config: config.into() };
-        (router, EventLoop::new(queue))
+        let event_loop =
+            EventLoop::new(bus.clone(), gateway.clone(), config.clone(), queue, (notes.clone(), heard));
+        (Self { commands, notes, bus, gateway, config: config.into() }, event_loop)
     }
 
     /// The bus, for what needs no owner: records, logs.
@@ -84,18 +80,50 @@ impl Router {
         &self.gateway
     }
 
+    /// Bounds.
+    pub(crate) fn config(&self) -> &config::Router {
+        &self.config
+    }
+
     /// Makes a unary call and waits for its answer, at most until its deadline.
-    pub async fn call(&self, _request: Request) -> Result<Payload, Failure> {
-        Err(Box::new(v1::Error::new(v1::error::Reason::MethodNotFound, "not built yet")))
+    pub async fn call(&self, request: Request) -> Result<Payload, Failure> {
+        let (answer, waiting) = oneshot::channel();
+        let mut guard = self.guard();
+        self.send(request.command(guard.id, &self.gateway, call::Sink::Unary(answer)))?;
+        let result = waiting.await;
+        guard.disarm();
+        result.unwrap_or_else(|_| Err(subscriptions::draining()))
     }
 
     /// Makes a streaming call; dropping the stream cancels it.
-    pub async fn stream(&self, _request: Request) -> Result<Answers, Failure> {
-        Err(Box::new(v1::Error::new(v1::error::Reason::MethodNotFound, "not built yet")))
+    pub fn stream(&self, request: Request) -> Result<Answers, Failure> {
+        let (outputs, answers) = mpsc::channel(call::OUTPUTS_MAX);
+        let guard = self.guard();
+        self.send(request.command(guard.id, &self.gateway, call::Sink::Stream(outputs)))?;
+        Ok(Box::pin(Outputs::new(answers, guard)))
     }
 
     /// Follows topics. Answers once every topic has begun.
-    pub async fn subscribe(&self) -> Result<Frames, Failure> {
-        Err(Box::new(v1::Error::new(v1::error::Reason::MethodNotFound, "not built yet")))
+    pub(crate) async fn subscribe(&self, wish: Wish) -> Result<Frames, Failure> {
+        let (answer, waiting) = oneshot::channel();
+        self.send(Command::Subscribe { wish: Box::new(wish), answer })?;
+        match waiting.await {
+            Ok(queue) => Ok(Box::pin(queue?)),
+            Err(_) => Err(subscriptions::draining()),
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::new(CallId::now_v7(), self.notes.clone())
+    }
+
+    fn send(&self, command: Command) -> Result<(), Failure> {
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                let message = format!("{} requests wait for the router already", self.config.queue);
+                Box::new(v1::Error::new(Reason::Overloaded, message))
+            }
+            mpsc::error::TrySendError::Closed(_) => subscriptions::draining(),
+        })
     }
 }

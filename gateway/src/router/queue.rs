@@ -1,0 +1,399 @@
+//! What waits for one reader: bounded in messages and bytes, with the reader's own policy for when it
+//! runs over. The loop feeds it and never waits; the reader's dialect takes from it. A channel like
+//! any other: the lock is held for a few moves of memory and never across a wait.
+
+use super::{Failure, Note, frames, reader::Gap, resume};
+use crate::frame::{Delivery, Frame};
+use futures::Stream;
+use plexus_bus::{Position, Topic};
+use plexus_proto::{
+    reason::Reason,
+    v1::{
+        self,
+        subscription_event::{End, Event, Heartbeat, end, gap},
+    },
+};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::{sync::mpsc, time::Sleep};
+
+/// When a slow reader may come back.
+const SLOW_RETRY: Duration = Duration::from_secs(1);
+
+/// What happens when a reader falls behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// Ends it; it resumes where it was.
+    Disconnect,
+    /// Drops what waits longest.
+    DropOldest,
+    /// Keeps only the newest of each topic.
+    Latest,
+}
+
+/// Bounds and wishes of a reader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    pub(crate) policy: Policy,
+    /// Ends after so many messages; 0: never.
+    pub(crate) limit: u32,
+    /// Longest silence.
+    pub(crate) heartbeat: Duration,
+}
+
+enum Kind {
+    Message(usize),
+    Start,
+    Event,
+    End(end::Reason),
+}
+
+struct Item {
+    slot: usize,
+    at: Option<Position>,
+    kind: Kind,
+    frame: Option<Arc<Frame>>,
+}
+
+/// One topic of the subscription.
+struct Slot {
+    t: u32,
+    topic: Topic,
+    /// How far the loop has come, filtered messages included.
+    reached: Position,
+    /// How far the reader has come.
+    taken: Position,
+    /// Items in the queue.
+    waiting: usize,
+    /// The reader has its `start`.
+    started: bool,
+    ended: bool,
+    /// Dropped and not yet told: up to where, and how many.
+    lost: Option<(Position, u64)>,
+}
+
+struct State {
+    terms: Terms,
+    slots: Vec<Slot>,
+    items: VecDeque<Item>,
+    messages: usize,
+    bytes: usize,
+    delivered: u32,
+    /// The loop wants to know when there is room.
+    hungry: bool,
+    /// Ends the stream once the queue is empty.
+    failed: Option<Failure>,
+    finished: bool,
+    waker: Option<Waker>,
+}
+
+/// The loop's end.
+#[derive(Clone)]
+pub(crate) struct Feed(Arc<Mutex<State>>);
+
+/// The reader's end: a stream of frames.
+pub(crate) struct Queue {
+    id: u64,
+    state: Arc<Mutex<State>>,
+    notes: mpsc::UnboundedSender<Note>,
+    silence: Option<Pin<Box<Sleep>>>,
+    last: Instant,
+}
+
+/// Makes both ends. `notes` has no bound of its own: each reader sends one word when it goes, and one
+/// for each time it was asked.
+pub(crate) fn queue(
+    id: u64,
+    terms: Terms,
+    topics: Vec<(u32, Topic)>,
+    notes: mpsc::UnboundedSender<Note>,
+) -> (Feed, Queue) {
+    let slot = |(t, topic)| Slot {
+        t,
+        topic,
+        reached: Position::ZERO,
+        taken: Position::ZERO,
+        waiting: 0,
+        started: false,
+        ended: false,
+        lost: None,
+    };
+    let state = Arc::new(Mutex::new(State {
+        terms,
+        slots: topics.into_iter().map(slot).collect(),
+        items: VecDeque::new(),
+        messages: 0,
+        bytes: 0,
+        delivered: 0,
+        hungry: false,
+        failed: None,
+        finished: false,
+        waker: None,
+    }));
+    (Feed(state.clone()), Queue { id, state, notes, silence: None, last: Instant::now() })
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Feed {
+    /// Hands a message over, by the reader's policy where the queue is full.
+    pub(crate) fn message(&self, slot: usize, at: Position, bytes: usize, frame: Arc<Frame>) {
+        let mut state = lock(&self.0);
+        if state.failed.is_some() {
+            return;
+        }
+        if state.make_room(slot, bytes) {
+            state.messages += 1;
+            state.bytes += bytes;
+            state.push(Item { slot, at: Some(at), kind: Kind::Message(bytes), frame: Some(frame) });
+        }
+    }
+
+    /// Begins a topic.
+    pub(crate) fn start(&self, slot: usize, at: Position, frame: Arc<Frame>) {
+        lock(&self.0).push(Item { slot, at: Some(at), kind: Kind::Start, frame: Some(frame) });
+    }
+
+    /// Says something that is never dropped.
+    pub(crate) fn event(&self, slot: usize, at: Position, frame: Arc<Frame>) {
+        lock(&self.0).push(Item { slot, at: Some(at), kind: Kind::Event, frame: Some(frame) });
+    }
+
+    /// Moves the topic's position over messages that the reader does not want.
+    pub(crate) fn pass(&self, slot: usize, at: Position) {
+        lock(&self.0).slots[slot].reached = at;
+    }
+
+    /// Ends a topic; the last one ends the stream.
+    pub(crate) fn end(&self, slot: usize, reason: end::Reason) {
+        lock(&self.0).push(Item { slot, at: None, kind: Kind::End(reason), frame: None });
+    }
+
+    /// Ends the stream with an error, after what waits.
+    pub(crate) fn fail(&self, failure: Failure) {
+        let mut state = lock(&self.0);
+        state.failed.get_or_insert(failure);
+        state.wake();
+    }
+
+    /// Tells whether a message of this size fits without the policy.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        lock(&self.0).has_room(bytes)
+    }
+
+    /// Tells whether the queue is at most half full; if not, the loop hears when it is.
+    pub(crate) fn rested(&self) -> bool {
+        let mut state = lock(&self.0);
+        state.hungry = !state.rested();
+        !state.hungry
+    }
+}
+
+impl State {
+    fn push(&mut self, item: Item) {
+        let slot = &mut self.slots[item.slot];
+        slot.waiting += 1;
+        if let Some(at) = item.at {
+            slot.reached = at;
+        }
+        self.items.push_back(item);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.messages == 0 || self.messages < self.terms.messages && self.bytes + bytes <= self.terms.bytes
+    }
+
+    fn rested(&self) -> bool {
+        self.messages * 2 <= self.terms.messages && self.bytes * 2 <= self.terms.bytes
+    }
+
+    /// Applies the policy; false: the message is not wanted any more.
+    fn make_room(&mut self, slot: usize, bytes: usize) -> bool {
+        match self.terms.policy {
+            Policy::Disconnect if !self.has_room(bytes) => {
+                let message = format!(
+                    "the reader fell behind by more than {} messages or {} bytes",
+                    self.terms.messages, self.terms.bytes
+                );
+                let slow = v1::Error::new(Reason::SlowReader, message).retry_after(SLOW_RETRY);
+                self.failed = Some(Box::new(slow));
+                self.wake();
+                return false;
+            }
+            Policy::Disconnect => {}
+            Policy::DropOldest => {
+                while !self.has_room(bytes) {
+                    let oldest = self.items.iter().position(|i| matches!(i.kind, Kind::Message(_)));
+                    self.drop_at(oldest.expect("a queue without room holds a message"));
+                }
+            }
+            Policy::Latest => {
+                let same = |i: &Item| i.slot == slot && matches!(i.kind, Kind::Message(_));
+                if let Some(older) = self.items.iter().position(same) {
+                    self.drop_at(older);
+                }
+            }
+        }
+        true
+    }
+
+    fn drop_at(&mut self, index: usize) {
+        let Some(item) = self.items.remove(index) else { return };
+        self.took(&item);
+        let lost = &mut self.slots[item.slot].lost;
+        let skipped = lost.map_or(0, |(_, skipped)| skipped) + 1;
+        *lost = Some((item.at.unwrap_or_default(), skipped));
+    }
+
+    /// Counts an item out.
+    fn took(&mut self, item: &Item) {
+        self.slots[item.slot].waiting -= 1;
+        if let Kind::Message(bytes) = item.kind {
+            self.messages -= 1;
+            self.bytes -= bytes;
+        }
+    }
+
+    /// The next thing to say; `None`: nothing now.
+    fn pop(&mut self) -> Option<Result<Delivery, Failure>> {
+        if self.finished {
+            return None;
+        }
+        if let Some(told) = self.tell_lost() {
+            return Some(Ok(told));
+        }
+        if self.terms.limit > 0 && self.delivered >= self.terms.limit {
+            return Some(Ok(self.finish(0, end::Reason::Limit)));
+        }
+        let Some(item) = self.items.pop_front() else {
+            let failure = self.failed.clone()?;
+            self.finished = true;
+            return Some(Err(Box::new((*failure).with("resume", self.token()))));
+        };
+        self.took(&item);
+        let several = self.slots.len() > 1;
+        let slot = &mut self.slots[item.slot];
+        if let Some(at) = item.at {
+            slot.taken = at;
+        }
+        match item.kind {
+            Kind::Message(_) => self.delivered += 1,
+            Kind::Start => slot.started = true,
+            Kind::Event => {}
+            Kind::End(reason) => {
+                slot.ended = true;
+                let t = slot.t;
+                let last = self.slots.iter().all(|s| s.ended);
+                return Some(Ok(if last {
+                    self.finish(if several { t } else { 0 }, reason)
+                } else {
+                    self.end(t, reason)
+                }));
+            }
+        }
+        let frame = item.frame?;
+        Some(Ok(self.delivery(frame)))
+    }
+
+    fn delivery(&self, frame: Arc<Frame>) -> Delivery {
+        let resume = (self.slots.len() > 1).then(|| self.token().into());
+        Delivery { frame, resume }
+    }
+
+    /// Says what the policy dropped, before anything that came later.
+    fn tell_lost(&mut self) -> Option<Delivery> {
+        let slot = self.slots.iter_mut().find(|s| s.started && s.lost.is_some())?;
+        let (until, skipped) = slot.lost.take()?;
+        let gap = Gap { after: slot.taken, until, reason: gap::Reason::Slow };
+        slot.taken = until;
+        let frame = frames::event(frames::gap(slot.t, gap, Some(skipped), true), Some(until));
+        Some(self.delivery(frame))
+    }
+
+    fn finish(&mut self, t: u32, reason: end::Reason) -> Delivery {
+        self.finished = true;
+        self.items.clear();
+        self.end(t, reason)
+    }
+
+    fn end(&self, t: u32, reason: end::Reason) -> Delivery {
+        let end = End { t, reason: reason as i32, resume: self.token() };
+        self.delivery(frames::event(Event::End(end), None))
+    }
+
+    fn open(&self) -> impl Iterator<Item = (&Slot, Position)> {
+        // Where nothing waits, what was filtered counts as read.
+        let at = |s: &Slot| if s.waiting == 0 && s.lost.is_none() { s.reached } else { s.taken };
+        self.slots.iter().filter(|s| !s.ended && s.started).map(move |s| (s, at(s)))
+    }
+
+    fn token(&self) -> String {
+        let places: Vec<_> = self.open().map(|(s, at)| (&s.topic, at)).collect();
+        if places.is_empty() { String::new() } else { resume::write(places.into_iter(), SystemTime::now()) }
+    }
+
+    fn heartbeat(&self) -> Delivery {
+        let positions = self.open().map(|(s, at)| (s.t, at.to_string())).collect();
+        let heartbeat = Heartbeat { positions, resume: self.token() };
+        Delivery { frame: frames::event(Event::Heartbeat(heartbeat), None), resume: None }
+    }
+}
+
+impl Stream for Queue {
+    type Item = Result<Delivery, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let mut state = lock(&this.state);
+        if let Some(next) = state.pop() {
+            if state.hungry && state.rested() {
+                state.hungry = false;
+                let _ = this.notes.send(Note::Drained(this.id));
+            }
+            this.last = Instant::now();
+            return Poll::Ready(Some(next));
+        }
+        if state.finished {
+            return Poll::Ready(None);
+        }
+        state.waker = Some(cx.waker().clone());
+        let heartbeat = state.terms.heartbeat;
+        let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(heartbeat)));
+        while silence.as_mut().poll(cx).is_ready() {
+            let quiet = this.last.elapsed();
+            if quiet >= heartbeat {
+                this.last = Instant::now();
+                silence.as_mut().reset((this.last + heartbeat).into());
+                return Poll::Ready(Some(Ok(state.heartbeat())));
+            }
+            silence.as_mut().reset((this.last + heartbeat).into());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let _ = self.notes.send(Note::Left(self.id));
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,498 @@
+//! One topic as this gateway reads it: live entries, repairs from the log, gaps. Pure: the loop hands
+//! in what it heard and read, and does what is asked. protocol.md P20–P22 is the normative text; each
+//! branch below is one of its rows.
+
+use plexus_bus::Position;
+use plexus_proto::{
+    bus::{EpochOpening, LogEntry},
+    v1::subscription_event::gap::Reason,
+};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Live entries held while the log is read; what comes beyond is read as well.
+const HELD_MAX: usize = 256;
+/// Their payload bytes.
+const HELD_BYTES_MAX: usize = 4 << 20;
+/// Pause before a read is repeated that failed or contradicted itself.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The position of an entry: that of its last message.
+pub(crate) fn id_of(entry: &LogEntry) -> Position {
+    Position::new(entry.epoch, entry.seq)
+}
+
+/// The position before the first message of an entry; an opening has none and stands before itself.
+pub(crate) fn before(entry: &LogEntry) -> Position {
+    Position::new(entry.epoch, entry.seq.saturating_sub(entry.messages.len() as u64))
+}
+
+/// A hole that cannot be filled: messages in `(after, until]`, and any seen beyond `after`, may be
+/// missing or withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) after: Position,
+    pub(crate) until: Position,
+    pub(crate) reason: Reason,
+}
+
+/// What readers are told, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    /// The messages of this entry with a higher sequence than `after`.
+    Entry { entry: Arc<LogEntry>, after: u64 },
+    /// Nothing to deliver, but this is the position now.
+    Moved(Position),
+    /// A hole.
+    Gap(Gap),
+}
+
+/// Where the log begins and ends; read only where a page does not continue by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edge {
+    /// The position before the oldest entry kept; `None`: nothing is kept.
+    pub(crate) start: Option<Position>,
+    /// The tail; `None`: there is no log.
+    pub(crate) top: Option<Position>,
+    /// The last entry at or before the position asked for, and its nonce.
+    pub(crate) before: Option<(Position, u64)>,
+}
+
+/// What a read found from a position on, that position included.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) entries: Vec<Arc<LogEntry>>,
+    /// The page was full: more may follow.
+    pub(crate) full: bool,
+    pub(crate) edge: Option<Edge>,
+}
+
+/// How a page ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walked {
+    /// At the tail.
+    Tail,
+    /// At the position where it was to stop.
+    Met,
+    /// Somewhere before the tail: read on.
+    More,
+    /// The log ends before the place, and its owner may append the rest again.
+    Wait,
+    /// The log changed between two looks: read again.
+    Again,
+}
+
+/// What P21 says of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Deliver,
+    Silent,
+    Drop,
+    Break,
+}
+
+/// A place in a log and the grant it belongs to; moves by P21 and P22 alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) at: Position,
+    /// Nonce of the grant that wrote `at.epoch`; 0: not known.
+    pub(crate) nonce: u64,
+}
+
+impl Place {
+    pub(crate) fn new(at: Position) -> Self {
+        Self { at, nonce: 0 }
+    }
+
+    /// Tells whether a page that begins with this entry goes on from here without a look at the edge.
+    pub(crate) fn touches(&self, entry: &LogEntry) -> bool {
+        self.step(entry, false) != Step::Break || self.told_by(entry).is_some()
+    }
+
+    /// Tells whether the entry names our epoch but another grant (P6).
+    fn foreign(&self, epoch: u64, nonce: u64) -> bool {
+        epoch == self.at.epoch && self.nonce != 0 && nonce != 0 && nonce != self.nonce
+    }
+
+    /// P21.
+    fn step(&self, entry: &LogEntry, live: bool) -> Step {
+        let (p, id) = (self.at, id_of(entry));
+        if self.foreign(entry.epoch, entry.nonce) {
+            return Step::Break;
+        }
+        if id.epoch == p.epoch && id.seq <= p.seq || live && id.epoch < p.epoch {
+            return Step::Drop;
+        }
+        match &entry.opening {
+            Some(opening) if opening.sure && prev(opening) == Some(p) => Step::Silent,
+            None if id.epoch == p.epoch && before(entry).seq <= p.seq => Step::Deliver,
+            _ => Step::Break,
+        }
+    }
+
+    /// The gap that an opening tells by itself: it follows us, and cannot say what was between.
+    fn told_by(&self, entry: &LogEntry) -> Option<Gap> {
+        let unsure =
+            prev(entry.opening.as_ref()?) == Some(self.at) && !self.foreign(entry.epoch, entry.nonce);
+        unsure.then(|| gap(self.at, id_of(entry), Reason::Rewound))
+    }
+
+    /// P22, for the first entry at or after the place where P21 does not hold; `None`: look again.
+    fn judge(&self, entry: &LogEntry, edge: Option<Edge>) -> Option<Gap> {
+        if let Some(gap) = self.told_by(entry) {
+            return Some(gap);
+        }
+        let (p, edge) = (self.at, edge?);
+        let unknown = gap(Position::ZERO, edge.start.unwrap_or(before(entry)), Reason::UnknownEpoch);
+        let ours = edge.before.filter(|(last, _)| last.epoch == p.epoch);
+        if self.foreign(entry.epoch, entry.nonce)
+            || ours.is_some_and(|(last, nonce)| self.foreign(last.epoch, nonce))
+        {
+            return Some(unknown);
+        }
+        let prev = entry.opening.as_ref().and_then(prev);
+        if let Some(prev) = prev.filter(|prev| *prev < p && prev.epoch == p.epoch) {
+            return Some(gap(prev, id_of(entry), Reason::Rewound));
+        }
+        Some(match edge.before {
+            // An opening whose `prev` lies before us says that our epoch never was in this log.
+            None => match prev {
+                Some(prev) if prev != Position::ZERO && prev < p => unknown,
+                _ => gap(p, before(entry), Reason::Trimmed),
+            },
+            // Cannot be while appends test the tail; told nevertheless.
+            Some((last, _)) if last.epoch == p.epoch => gap(last.min(p), before(entry), Reason::Rewound),
+            Some(_) => unknown,
+        })
+    }
+
+    /// P22, where nothing is at or after the place.
+    fn judge_tail(&self, edge: Option<Edge>, patient: bool) -> Result<Option<Gap>, Walked> {
+        let p = self.at;
+        let edge = edge.ok_or(Walked::Again)?;
+        let Some(top) = edge.top else {
+            let lost = p != Position::ZERO;
+            return Ok(lost.then(|| gap(Position::ZERO, Position::ZERO, Reason::UnknownEpoch)));
+        };
+        let foreign = edge.before.is_some_and(|(last, nonce)| self.foreign(last.epoch, nonce));
+        if top == p && !foreign {
+            return Ok(None);
+        }
+        if top > p {
+            // Something was appended meanwhile, unless all of it is gone already.
+            return if edge.start.is_none() {
+                Ok(Some(gap(p, top, Reason::Trimmed)))
+            } else {
+                Err(Walked::Again)
+            };
+        }
+        if top.epoch == p.epoch && !foreign {
+            return if patient { Err(Walked::Wait) } else { Ok(Some(gap(top, top, Reason::Rewound))) };
+        }
+        Ok(Some(gap(Position::ZERO, edge.start.unwrap_or(top), Reason::UnknownEpoch)))
+    }
+
+    fn take(&mut self, entry: &Arc<LogEntry>) -> Told {
+        let same = entry.epoch == self.at.epoch;
+        let after = if same { self.at.seq } else { before(entry).seq };
+        (self.at, self.nonce) = (id_of(entry), entry.nonce);
+        match entry.opening {
+            Some(_) => Told::Moved(self.at),
+            None => Told::Entry { entry: entry.clone(), after },
+        }
+    }
+
+    fn jump(&mut self, gap: Gap, told: &mut Vec<Told>) {
+        *self = Self::new(gap.until);
+        told.push(Told::Gap(gap));
+    }
+
+    /// Walks over a page. `patient` waits where the owner may append again what was lost; `stop` ends
+    /// the walk where another place is met.
+    pub(crate) fn walk(
+        &mut self,
+        found: Found,
+        patient: bool,
+        stop: Option<Position>,
+        told: &mut Vec<Told>,
+    ) -> Walked {
+        let mut edge = found.edge;
+        if found.entries.is_empty() {
+            return match self.judge_tail(edge, patient) {
+                Err(walked) => walked,
+                Ok(None) => Walked::Tail,
+                Ok(Some(gap)) => {
+                    self.jump(gap, told);
+                    if gap.reason == Reason::UnknownEpoch { Walked::More } else { Walked::Tail }
+                }
+            };
+        }
+        for (i, entry) in found.entries.iter().enumerate() {
+            if stop == Some(self.at) {
+                return Walked::Met;
+            }
+            let mut step = self.step(entry, false);
+            if step == Step::Break {
+                let Some(gap) = self.judge(entry, edge.take().filter(|_| i == 0)) else {
+                    return Walked::Again;
+                };
+                self.jump(gap, told);
+                if gap.reason == Reason::UnknownEpoch {
+                    return Walked::More;
+                }
+                step = self.step(entry, false);
+            }
+            match step {
+                Step::Deliver | Step::Silent => told.push(self.take(entry)),
+                Step::Drop if entry.epoch == self.at.epoch => self.nonce = entry.nonce,
+                Step::Drop => {}
+                Step::Break => return Walked::Again,
+            }
+        }
+        if found.full { Walked::More } else { Walked::Tail }
+    }
+}
+
+fn gap(after: Position, until: Position, reason: Reason) -> Gap {
+    Gap { after, until, reason }
+}
+
+/// What an opening says came before; `None`: unreadable.
+fn prev(opening: &EpochOpening) -> Option<Position> {
+    if opening.prev.is_empty() { Some(Position::ZERO) } else { opening.prev.parse().ok() }
+}
+
+/// A read to make: from the place on, included. The ticket comes back with what was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) place: Place,
+    pub(crate) ticket: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Down,
+    Reading,
+    Live,
+    Suspect,
+}
+
+/// The reader of one topic for everybody on this gateway.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    place: Place,
+    state: State,
+    /// Rises whenever the place moves: a read is evidence only while it stands (P22).
+    moved: u64,
+    /// A read is under way.
+    asked: bool,
+    /// No read before this.
+    retry: Option<Instant>,
+    /// Since when the log ends before the place.
+    suspect: Option<Instant>,
+    /// Live entries that wait for the read.
+    held: VecDeque<Arc<LogEntry>>,
+    held_bytes: usize,
+    /// Something came that is not held: read once more.
+    missed: bool,
+    /// When the place was last confirmed.
+    heard: Instant,
+    /// It may be behind: do not wait for silence.
+    doubted: bool,
+    patience: Duration,
+}
+
+impl Reader {
+    /// A reader that has not begun: live entries are held until [`Self::begin`].
+    pub(crate) fn new(patience: Duration, now: Instant) -> Self {
+        Self {
+            place: Place::new(Position::ZERO),
+            state: State::Down,
+            moved: 0,
+            asked: false,
+            retry: None,
+            suspect: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            missed: false,
+            heard: now,
+            doubted: false,
+            patience,
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Tells whether it has begun.
+    pub(crate) fn began(&self) -> bool {
+        self.state != State::Down
+    }
+
+    /// Tells whether it waits for nothing but live entries.
+    pub(crate) fn calm(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// Tells whether readers may attach: what it says is the end of the log as far as anybody knows.
+    pub(crate) fn settled(&self) -> bool {
+        matches!(self.state, State::Live | State::Suspect)
+    }
+
+    /// Begins at the tail that was read after the subscription stood.
+    pub(crate) fn begin(&mut self, place: Place, now: Instant) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.place = place;
+        self.state = State::Live;
+        self.moved += 1;
+        self.confirm(now, &mut told);
+        told
+    }
+
+    /// Hears a live entry.
+    pub(crate) fn live(&mut self, entry: Arc<LogEntry>, now: Instant) -> Option<Told> {
+        if self.state != State::Live {
+            if self.state == State::Suspect {
+                self.state = State::Reading; // the tail moved
+            }
+            self.hold(entry);
+            return None;
+        }
+        match self.place.step(&entry, true) {
+            Step::Drop => None,
+            Step::Deliver | Step::Silent => {
+                self.heard = now;
+                self.moved += 1;
+                Some(self.place.take(&entry))
+            }
+            Step::Break => {
+                self.state = State::Reading;
+                self.hold(entry);
+                None
+            }
+        }
+    }
+
+    fn hold(&mut self, entry: Arc<LogEntry>) {
+        let bytes: usize = entry.messages.iter().map(|m| m.data.len()).sum();
+        if self.missed || self.held.len() >= HELD_MAX || self.held_bytes + bytes > HELD_BYTES_MAX {
+            self.missed = true;
+            return;
+        }
+        self.held_bytes += bytes;
+        self.held.push_back(entry);
+    }
+
+    /// Reads the log before anything else is believed.
+    pub(crate) fn reread(&mut self) {
+        if self.state == State::Live {
+            self.state = State::Reading;
+        }
+    }
+
+    /// Something may have been missed: the tail is compared at the next occasion.
+    pub(crate) fn doubt(&mut self) {
+        match self.state {
+            State::Live => self.doubted = true,
+            _ => self.missed = true,
+        }
+    }
+
+    /// Tells whether the tail is to be compared, and under which ticket.
+    pub(crate) fn due(&mut self, now: Instant, interval: Duration) -> Option<u64> {
+        let idle = self.doubted || now.saturating_duration_since(self.heard) >= interval;
+        (idle && self.state == State::Live).then(|| {
+            (self.heard, self.doubted) = (now, false);
+            self.moved
+        })
+    }
+
+    /// Compares the tail, epoch and sequence, with what the ticket saw.
+    pub(crate) fn compare(&mut self, ticket: u64, top: Option<Position>) {
+        if ticket == self.moved && self.state == State::Live && top.unwrap_or_default() != self.place.at {
+            self.state = State::Reading;
+        }
+    }
+
+    /// The read it wants, if any; one at a time.
+    pub(crate) fn ask(&mut self, now: Instant) -> Option<Ask> {
+        if self.state == State::Suspect && self.suspect.is_some_and(|since| now >= since + self.patience) {
+            self.state = State::Reading;
+        }
+        let may = self.state == State::Reading && !self.asked && self.retry.is_none_or(|at| at <= now);
+        may.then(|| {
+            self.asked = true;
+            self.retry = None;
+            Ask { place: self.place, ticket: self.moved }
+        })
+    }
+
+    /// Takes in what a read found; `None`: it failed.
+    pub(crate) fn found(&mut self, ticket: u64, found: Option<Found>, now: Instant) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.asked = false;
+        let Some(found) = found else {
+            self.retry = Some(now + RETRY);
+            return told;
+        };
+        if ticket != self.moved || self.state != State::Reading {
+            return told;
+        }
+        let patient = self.suspect.is_none_or(|since| now < since + self.patience);
+        let walked = self.place.walk(found, patient, None, &mut told);
+        if !told.is_empty() {
+            self.moved += 1;
+        }
+        match walked {
+            Walked::Tail | Walked::Met => {
+                self.suspect = None;
+                self.state = State::Live;
+                self.confirm(now, &mut told);
+            }
+            Walked::More => {}
+            Walked::Again => self.retry = Some(now + RETRY),
+            Walked::Wait => self.wait(now),
+        }
+        told
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.suspect.get_or_insert(now);
+        self.state = State::Suspect;
+        if !self.held.is_empty() || self.missed {
+            self.forget();
+            self.state = State::Reading; // the tail moved during the read
+            self.retry = Some(now + RETRY);
+        }
+    }
+
+    /// The log and the place agree: what was held follows.
+    fn confirm(&mut self, now: Instant, told: &mut Vec<Told>) {
+        self.heard = now;
+        if self.missed {
+            self.forget();
+            self.state = State::Reading;
+            return;
+        }
+        let held = std::mem::take(&mut self.held);
+        self.held_bytes = 0;
+        for entry in held {
+            told.extend(self.live(entry, now));
+        }
+    }
+
+    fn forget(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+        self.missed = false;
+    }
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;
