@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e foreign prepare lint fmt clippy docs contract audit bench clean
+.PHONY: help run test build unit e2e foreign prepare lint fmt clippy docs contract audit clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -41,7 +41,7 @@ clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --exclude plexus-tests --exclude plexus-bench
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --exclude plexus-tests
 
 contract: ## Check the protos: bindings, names, comments, lint
 	@tools/contract
@@ -49,10 +49,6 @@ contract: ## Check the protos: bindings, names, comments, lint
 audit: ## Licences, bans, sources and advisories of the dependencies (installs cargo-deny)
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	cargo deny check
-
-bench: ## Measure, and write docs/performance.md
-	$(CARGO) build --release --locked -p plexus -p plexus-bench
-	target/release/plexus-bench
 
 clean:
 	$(CARGO) clean

@@ -96,7 +96,9 @@ fn warn_of_development(config: &Config) {
     }
     let keys = &config.worker.keys;
     if keys.generate && keys.file.is_none() && keys.key.is_none() {
-        tracing::warn!("development mode: the key-encryption key was made for this process; identities do not outlive it");
+        tracing::warn!(
+            "development mode: the key-encryption key was made for this process; identities do not outlive it"
+        );
     }
 }
 

@@ -8,8 +8,10 @@ use std::{
 
 fn metadata() -> serde_json::Value {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    // Only this platform's part of the lock file is downloaded by a build.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -26,7 +28,8 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|p| (p["id"].as_str().unwrap(), p["name"].as_str().unwrap()))
         .collect();
-    let normal = |dep: &&serde_json::Value| dep["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
+    let normal =
+        |dep: &&serde_json::Value| dep["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
     data["resolve"]["nodes"]
         .as_array()
         .unwrap()
@@ -39,14 +42,29 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-fn beneath(graph: &BTreeMap<String, BTreeSet<String>>, root: &str) -> BTreeSet<String> {
-    let (mut seen, mut todo) = (BTreeSet::new(), vec![root.to_owned()]);
-    while let Some(name) = todo.pop() {
-        if seen.insert(name.clone()) {
-            todo.extend(graph.get(&name).into_iter().flatten().cloned());
-        }
-    }
-    seen
+/// Everything beneath a package when it is built alone, with only the features that it asks for.
+fn beneath(package: &str) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "-p",
+            package,
+            "-e",
+            "normal",
+            "--prefix",
+            "none",
+            "-f",
+            "{p}",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 #[test]
@@ -61,18 +79,17 @@ fn the_crates_depend_on_each_other_only_as_drawn() {
     assert_eq!(ours("plexus-worker"), ["plexus-bus", "plexus-proto"]);
     assert_eq!(ours("plexus"), ["plexus-bus", "plexus-gateway", "plexus-proto", "plexus-worker"]);
     for (name, deps) in &graph {
-        let bad = deps.iter().find(|d| ["plexus-tests", "plexus-bench", "plexus"].contains(&d.as_str()));
+        let bad = deps.iter().find(|d| ["plexus-tests", "plexus"].contains(&d.as_str()));
         assert!(bad.is_none(), "{name} sees {bad:?}");
     }
 }
 
 #[test]
 fn the_gateway_has_no_libp2p_and_the_worker_no_axum() {
-    let graph = graph();
-    let gateway = beneath(&graph, "plexus-gateway");
+    let gateway = beneath("plexus-gateway");
     assert!(!gateway.iter().any(|d| d.starts_with("libp2p")), "{gateway:?}");
-    let worker = beneath(&graph, "plexus-worker");
-    assert!(!worker.iter().any(|d| d == "axum" || d == "hyper-util" && d == "tonic"), "{worker:?}");
+    let worker = beneath("plexus-worker");
+    assert!(!worker.iter().any(|d| d.starts_with("axum") || d == "tonic"), "{worker:?}");
     assert!(gateway.contains("axum") && worker.contains("libp2p"), "the check looks at the right packages");
 }
 
@@ -82,7 +99,9 @@ fn no_dialect_knows_a_capability() {
     let mut words: BTreeSet<String> = BTreeSet::new();
     for service in pool.services().filter(|s| s.full_name().starts_with("plexus.v1")) {
         words.insert(service.name().to_owned());
-        words.extend(service.methods().map(|m| m.name().to_owned()).filter(|n| n != "Connect"));
+        // Connect is a dialect, and a session has pings of its own.
+        let own = ["Connect", "Ping"];
+        words.extend(service.methods().map(|m| m.name().to_owned()).filter(|n| !own.contains(&n.as_str())));
     }
     let edge = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/src/edge");
     let mut todo = vec![edge];

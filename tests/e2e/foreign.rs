@@ -47,9 +47,11 @@ async fn exchange(mut peer: Foreign, preset: &str) {
     let mut received = BTreeMap::new();
     while received.len() < MESSAGES {
         let message = peer.next("message").await;
-        let text = String::from_utf8(BASE64.decode(message["data"].as_str().unwrap().as_bytes()).unwrap()).unwrap();
+        let text =
+            String::from_utf8(BASE64.decode(message["data"].as_str().unwrap().as_bytes()).unwrap()).unwrap();
         assert_eq!(message["from"], ours.as_str());
-        let fresh = received.insert(text, HEXLOWER.decode(message["id"].as_str().unwrap().as_bytes()).unwrap());
+        let fresh =
+            received.insert(text, HEXLOWER.decode(message["id"].as_str().unwrap().as_bytes()).unwrap());
         assert!(fresh.is_none(), "twice: {message}");
     }
     assert_eq!(sent, received);
@@ -63,7 +65,10 @@ async fn exchange(mut peer: Foreign, preset: &str) {
         if event.data["origin"] == "NETWORK" {
             assert_eq!(event.data["author"], peer.id.as_str());
             let text = BASE64.decode(event.data["data"].as_str().unwrap().as_bytes()).unwrap();
-            assert!(seen.insert(String::from_utf8(text).unwrap(), id_of(&event.data)).is_none(), "twice: {event:?}");
+            assert!(
+                seen.insert(String::from_utf8(text).unwrap(), id_of(&event.data)).is_none(),
+                "twice: {event:?}"
+            );
         }
     }
     compare_own_ids(&mut peer, preset, &seen).await;
@@ -97,7 +102,10 @@ async fn identify_and_ping(client: &Http, peer: &mut Foreign, ours: &str) {
     let protocols = known["protocols"].as_array().unwrap();
     assert!(protocols.iter().any(|p| p.as_str().unwrap().starts_with("/meshsub/")), "{known}");
     let mut pings = client
-        .lines(&format!("/v1/nodes/seat/peers/{}:ping?count=3&interval=0.1s", peer.id), &[("accept", "application/x-ndjson")])
+        .lines(
+            &format!("/v1/nodes/seat/peers/{}:ping?count=3&interval=0.1s", peer.id),
+            &[("accept", "application/x-ndjson")],
+        )
         .await
         .unwrap();
     let mut pongs = 0;
@@ -120,7 +128,8 @@ async fn identify_and_ping(client: &Http, peer: &mut Foreign, ours: &str) {
 async fn mesh(client: &Http, peer: &str) {
     eventually(PATIENCE, || async {
         let peers = client.get("/v1/nodes/seat/topics/exchange/peers").await?.ok()?;
-        let there = peers["peers"].as_array().into_iter().flatten().any(|p| p["peer"] == peer && p["role"] == "MESH");
+        let there =
+            peers["peers"].as_array().into_iter().flatten().any(|p| p["peer"] == peer && p["role"] == "MESH");
         anyhow::ensure!(there, "no mesh yet: {peers}");
         Ok(())
     })

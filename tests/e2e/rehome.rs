@@ -75,7 +75,8 @@ async fn read(gateways: Vec<Http>, count: usize) -> Vec<(String, String)> {
     while got.len() < count {
         assert!(Instant::now() < end, "{} of {count} messages came", got.len());
         let last = got.last().map(|(position, _)| position.clone());
-        let path = if last.is_some() { format!("{PATH}?view=TEXT") } else { format!("{PATH}?view=TEXT&after=0") };
+        let path =
+            if last.is_some() { format!("{PATH}?view=TEXT") } else { format!("{PATH}?view=TEXT&after=0") };
         let stream = gateways[at % gateways.len()].events(&path, last.as_deref()).await;
         at += 1;
         let Ok(mut stream) = stream else {
@@ -107,10 +108,15 @@ fn check(receipts: &[Receipts], got: &[(String, String)]) {
     assert!(got.windows(2).all(|w| place(&w[0].0) < place(&w[1].0)), "out of order or twice");
     let texts: BTreeSet<_> = got.iter().map(|(_, text)| text).collect();
     assert_eq!(texts.len(), got.len(), "a message came twice");
-    let places: BTreeMap<_, _> = got.iter().map(|(position, text)| (text.as_str(), position.as_str())).collect();
+    let places: BTreeMap<_, _> =
+        got.iter().map(|(position, text)| (text.as_str(), position.as_str())).collect();
     for receipts in receipts {
         for (text, position) in receipts {
-            assert_eq!(places.get(text.as_str()), Some(&position.as_str()), "{text} at its receipt's position");
+            assert_eq!(
+                places.get(text.as_str()),
+                Some(&position.as_str()),
+                "{text} at its receipt's position"
+            );
         }
         assert!(receipts.windows(2).all(|w| place(&w[0].1) < place(&w[1].1)), "a producer's order");
     }

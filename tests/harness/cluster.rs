@@ -115,9 +115,13 @@ impl Cluster {
     }
 
     /// Adds a gateway whose config is changed first.
-    pub async fn add_gateway_with(&mut self, change: impl FnOnce(&mut plexus_gateway::config::Config)) -> SocketAddr {
+    pub async fn add_gateway_with(
+        &mut self,
+        change: impl FnOnce(&mut plexus_gateway::config::Config),
+    ) -> SocketAddr {
         let bus = self.bus().await;
-        let mut config = plexus_gateway::config::Config { listen: "127.0.0.1:0".into(), ..Default::default() };
+        let mut config =
+            plexus_gateway::config::Config { listen: "127.0.0.1:0".into(), ..Default::default() };
         change(&mut config);
         let gateway = Gateway::bind(config, bus).await.unwrap();
         let address = gateway.local_addr().unwrap();
@@ -141,7 +145,8 @@ impl Cluster {
         };
         // One key for the fleet, as a fleet has.
         config.keys.key = Some("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".into());
-        config.node.listen_addresses = vec!["/ip4/127.0.0.1/tcp/0".into(), "/ip4/127.0.0.1/udp/0/quic-v1".into()];
+        config.node.listen_addresses =
+            vec!["/ip4/127.0.0.1/tcp/0".into(), "/ip4/127.0.0.1/udp/0/quic-v1".into()];
         change(&mut config);
         let worker = Worker::new(config, bus).unwrap();
         self.workers.push(Side::spawn(|stop| Box::pin(worker.run(stop))));

@@ -46,14 +46,19 @@ impl Foreign {
             eprintln!("NOT TRIED: {name} is not there; `make foreign` prepares it");
             return None;
         }
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("it starts");
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut peer = Self { id: String::new(), addresses: Vec::new(), input, output, _child: child };
         let ready = peer.next("ready").await;
         peer.id = ready["peer"].as_str().unwrap().into();
-        peer.addresses = ready["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().into()).collect();
+        peer.addresses =
+            ready["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().into()).collect();
         Some(peer)
     }
 

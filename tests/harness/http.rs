@@ -52,7 +52,13 @@ impl Http {
     }
 
     /// Sends a request and reads the whole answer.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer> {
         let (parts, incoming, mut connection) = self.open(method, path, headers, body.into()).await?;
         let body = timeout(PATIENCE, incoming.collect()).await.context("the body does not end")??.to_bytes();
         connection.abort_all();
@@ -110,7 +116,8 @@ impl Http {
         tasks.spawn(async move {
             let _ = connection.await;
         });
-        let mut request = Request::builder().method(method).uri(path).header("host", self.address.to_string());
+        let mut request =
+            Request::builder().method(method).uri(path).header("host", self.address.to_string());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -119,7 +119,11 @@ fn build() -> Swarm<Behaviour> {
                 .build()
                 .unwrap();
             Behaviour {
-                gossip: gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(key.clone()), config).unwrap(),
+                gossip: gossipsub::Behaviour::new(
+                    gossipsub::MessageAuthenticity::Signed(key.clone()),
+                    config,
+                )
+                .unwrap(),
                 identify: identify::Behaviour::new(identify::Config::new("/test/1".into(), key.public())),
                 ping: ping::Behaviour::default(),
             }

@@ -38,7 +38,9 @@ fn did(pending: &mut Pending<u32>) -> Vec<String> {
             other => format!("{other:?}"),
         },
         Act::Output(..) => "output".into(),
-        Act::Finish(sink, result) => format!("{sink}: {}", result.map_or_else(|e| e.reason, |_| "answer".into())),
+        Act::Finish(sink, result) => {
+            format!("{sink}: {}", result.map_or_else(|e| e.reason, |_| "answer".into()))
+        }
     };
     pending.take().into_iter().map(word).collect()
 }

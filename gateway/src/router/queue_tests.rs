@@ -53,13 +53,15 @@ impl Scene {
     fn drain(&mut self) -> Vec<String> {
         let word = |next: Result<Delivery, Failure>| match next {
             Err(failure) => failure.reason,
-            Ok(delivery) => match v1::SubscriptionEvent::decode(delivery.frame.proto().clone()).unwrap().event {
-                None => delivery.frame.id().unwrap_or_default().to_owned(),
-                Some(Event::Gap(gap)) => format!("gap {}..{} {}", gap.after, gap.until, gap.skipped()),
-                Some(Event::End(end)) => format!("end {}", end.reason().as_str_name()),
-                Some(Event::Heartbeat(beat)) => format!("beat {:?}", beat.positions.get(&1)),
-                Some(other) => format!("{other:?}"),
-            },
+            Ok(delivery) => {
+                match v1::SubscriptionEvent::decode(delivery.frame.proto().clone()).unwrap().event {
+                    None => delivery.frame.id().unwrap_or_default().to_owned(),
+                    Some(Event::Gap(gap)) => format!("gap {}..{} {}", gap.after, gap.until, gap.skipped()),
+                    Some(Event::End(end)) => format!("end {}", end.reason().as_str_name()),
+                    Some(Event::Heartbeat(beat)) => format!("beat {:?}", beat.positions.get(&1)),
+                    Some(other) => format!("{other:?}"),
+                }
+            }
         };
         std::iter::from_fn(|| self.next()).map(word).collect()
     }

@@ -151,11 +151,11 @@ fn topics(request: &v1::SubscribeRequest, most: usize) -> Result<Vec<(Topic, Aft
     Ok(names.into_iter().map(begin).collect())
 }
 
+/// Positions topic by topic, or one for the only topic.
+type Resumed = (Vec<(Topic, Position)>, Option<After>);
+
 /// Reads `resume`: a token, or with one topic a plain position.
-fn resumed(
-    request: &v1::SubscribeRequest,
-    topics: usize,
-) -> Result<(Vec<(Topic, Position)>, Option<After>), Failure> {
+fn resumed(request: &v1::SubscribeRequest, topics: usize) -> Result<Resumed, Failure> {
     if request.resume.is_empty() {
         return Ok((Vec::new(), None));
     }

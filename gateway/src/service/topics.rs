@@ -190,7 +190,7 @@ impl Service {
         let edit = |record: &mut NodeRecord| {
             let node = record.node.get_or_insert_default();
             let spec = node.spec.get_or_insert_default();
-            spec::check_sign_policy("policy", &policy, &spec.gossip.clone().unwrap_or_default())?;
+            spec::check_sign_policy("policy", &policy, &spec.gossip.unwrap_or_default())?;
             let place = spec.topics.iter().position(|p| names(p, &topic));
             check_etag(&request.etag, &etag(place.map(|i| &spec.topics[i])))?;
             let pinned = v1::node_spec::PinnedTopic {

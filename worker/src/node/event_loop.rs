@@ -173,7 +173,7 @@ impl EventLoop {
             publishes: Publishes::default(),
             waits: Waits::default(),
             asking: HashSet::new(),
-            peers: Peers::new(limits, &start.record, &start.state.peers),
+            peers: Peers::new(limits, &start.record, &start.state.peers, start.key.clone()),
             work: JoinSet::new(),
             seqno: start.state.seqno,
             known: start.state.peers,

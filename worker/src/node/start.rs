@@ -60,7 +60,7 @@ impl EventLoop {
         self.swarm.put(swarm);
         self.ids = Some(ids);
         self.status.rebuilt(now);
-        self.peers = Peers::new(&self.config.node, &self.record, &self.known);
+        self.peers = Peers::new(&self.config.node, &self.record, &self.known, self.key.clone());
         self.following.rejoin();
         self.apply_policies();
         self.listen(&spec);

@@ -1,7 +1,7 @@
 //! The protocols a node speaks, in one behaviour. What the spec leaves out is a `Toggle` that is off
 //! and costs nothing.
 
-use super::{Plan, blocks, duration, gossip, guard::Guard};
+use super::{Plan, blocks, duration, gossip, guard::Guard, probe};
 use crate::Error;
 use libp2p::{
     StreamProtocol,
@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub ping: Toggle<ping::Behaviour>,
     /// Finding peers and records.
     pub kad: Toggle<kad::Behaviour<MemoryStore>>,
+    /// Questions to one peer, at the moment they are asked.
+    pub probe: probe::Behaviour,
 }
 
 /// What the protocols tell.
@@ -58,6 +60,14 @@ pub enum BehaviourEvent {
     Ping(ping::Event),
     /// Progress of a query, or of the routing table.
     Kad(kad::Event),
+    /// The end of a question.
+    Probe(probe::Event),
+}
+
+impl From<probe::Event> for BehaviourEvent {
+    fn from(event: probe::Event) -> Self {
+        Self::Probe(event)
+    }
 }
 
 impl From<gossipsub::Event> for BehaviourEvent {
@@ -107,6 +117,7 @@ pub(super) fn build(
         identify: protocols.identify.unwrap_or(true).then(|| identify(plan)).into(),
         ping: protocols.ping.unwrap_or(true).then(|| ping::Behaviour::new(ping())).into(),
         kad: kad(plan)?.into(),
+        probe: probe::Behaviour::default(),
     };
     Ok((behaviour, ids))
 }

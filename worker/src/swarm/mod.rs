@@ -13,6 +13,7 @@ pub mod gossip;
 pub mod guard;
 mod names;
 pub mod preset;
+pub mod probe;
 mod ranges;
 mod security;
 mod snappy;

@@ -73,7 +73,7 @@ pub(super) fn heartbeat(preset: Preset) -> Option<Duration> {
 }
 
 /// The one protocol id, where it is not gossipsub's own.
-pub(super) fn protocol(preset: Preset) -> Option<&'static str> {
+pub(crate) fn protocol(preset: Preset) -> Option<&'static str> {
     (preset == Preset::Waku).then_some("/vac/waku/relay/2.0.0")
 }
 
