@@ -17,7 +17,7 @@ pub struct Config {
     /// Longest time to set up a connection.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Calls that may wait to be sent on one connection; more are refused as overloaded.
+    /// Calls under way on one connection at most; more are refused as overloaded.
     pub commands_max: usize,
     /// Frames that may wait for one subscriber; more are counted and told as a lag.
     pub subscription_queue: usize,

@@ -10,6 +10,7 @@ use super::{
 use crate::{Config, Era, Error, Metrics, Refusal};
 use fred::{
     clients::Client,
+    error::ErrorKind,
     interfaces::{ClientLike, EventInterface},
     prelude::{Error as Fault, Options},
     types::{
@@ -40,6 +41,8 @@ pub(super) struct Link {
     suspect: mpsc::Sender<()>,
     /// Held by whoever lets the connection wait in the server.
     turn: Arc<Semaphore>,
+    /// Places for calls under way: the library bounds only those it has not yet written.
+    places: Arc<Semaphore>,
 }
 
 /// The watch over one connection.
@@ -106,7 +109,8 @@ impl Link {
         let mut clock = interval(config.probe_interval);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let turn = Arc::new(Semaphore::new(1));
-        let link = Self { client: client.clone(), up: up_rx, suspect, turn: turn.clone() };
+        let places = Arc::new(Semaphore::new(config.commands_max.max(1)));
+        let link = Self { client: client.clone(), up: up_rx, suspect, turn: turn.clone(), places };
         let watch = Watch {
             client,
             config: config.clone(),
@@ -181,8 +185,11 @@ impl Link {
 
     async fn send(&self, command: &'static str, args: Args) -> Result<Value, Fault> {
         if !self.is_up() {
-            return Err(Fault::new(fred::error::ErrorKind::Unknown, fault::DOWN));
+            return Err(Fault::new(ErrorKind::Unknown, fault::DOWN));
         }
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(Fault::new(ErrorKind::Backpressure, "too many calls under way"));
+        };
         self.client.custom(custom(command), args.0).await
     }
 
