@@ -224,6 +224,7 @@ pub(crate) async fn a_sweep_drops_logs_without_messages_that_nobody_wants(ground
     let stays =
         [opening("full", (10, 1), true), opening("given", (10, 0), true), opening("wanted", (10, 0), true)];
     assert_eq!(opened, stays);
+    assert_eq!(second.ids("wanted").await, [at(10, 0), at(20, 0)]);
     assert_eq!(ground.bus.extent(&node("a"), &topic("empty")).await, Ok(None));
     assert_eq!(second.append("empty", 1, 1).await, off(None));
 }
