@@ -68,6 +68,8 @@ pub struct EventLoop {
     work: JoinSet<Done>,
     clock: Interval,
     swept: Instant,
+    /// Live entries may have been missed: tails are compared at the next tick.
+    doubted: bool,
     attended: Instant,
     counted: Instant,
     /// Nothing new is taken; the loop ends when nobody waits.
@@ -133,6 +135,7 @@ impl EventLoop {
             work: JoinSet::new(),
             clock,
             swept: now,
+            doubted: false,
             attended: now,
             counted: now,
             draining: false,
@@ -218,8 +221,8 @@ impl EventLoop {
             self.attended = now;
             self.attend();
         }
-        if now >= self.swept + SWEEP {
-            self.swept = now;
+        if now >= self.swept + SWEEP || self.doubted {
+            (self.swept, self.doubted) = (now, false);
             let due = self.subscriptions.sweep(now);
             for due in due.chunks(TOPS_MAX) {
                 self.work.spawn(jobs::tops(self.bus.clone(), due.to_vec()));
@@ -248,7 +251,7 @@ impl EventLoop {
             Done::Found { t, ticket, found } => self.subscriptions.found(t, ticket, found, now),
             Done::FoundFor { id, slot, found } => self.subscriptions.found_for(id, slot, found, now),
             Done::Tops(tops) => self.subscriptions.compare(tops, now),
-            Done::Left { t } => self.subscriptions.left(t, now),
+            Done::Left { t, withdrawn } => self.subscriptions.left(t, withdrawn, now),
             Done::Said => {}
         }
     }
@@ -316,7 +319,10 @@ impl EventLoop {
                     self.subscriptions.doubt(t);
                 }
             },
-            Event::Lagged(_) | Event::Restored => self.subscriptions.doubt(t),
+            Event::Lagged(_) | Event::Restored => {
+                self.subscriptions.doubt(t);
+                self.doubted = true;
+            }
         }
     }
 

@@ -45,6 +45,7 @@ pub(super) enum Done {
     Tops(Vec<(u32, u64, Option<Position>)>),
     Left {
         t: u32,
+        withdrawn: bool,
     },
     /// A word that nobody waits for.
     Said,
@@ -82,10 +83,11 @@ pub(super) async fn follow(bus: Bus, gateway: GatewayId, t: u32, node: NodeName,
 
 /// Withdraws interest.
 pub(super) async fn leave(bus: Bus, gateway: GatewayId, t: u32, node: NodeName, topic: Topic) -> Done {
-    if let Err(error) = bus.want(&node, &gateway, &[(topic, 0)]).await {
-        tracing::debug!(%error, "interest was not withdrawn; it ends with the gateway");
+    let result = bus.want(&node, &gateway, &[(topic, 0)]).await;
+    if let Err(error) = &result {
+        tracing::debug!(%error, "interest was not withdrawn");
     }
-    Done::Left { t }
+    Done::Left { t, withdrawn: result.is_ok() }
 }
 
 /// Reads the ends of a log.

@@ -3,14 +3,15 @@
 //! and never looks into a request.
 //!
 //! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's place in its log (P20–P22),
-//! [`topic`] the readers that move with it, [`subscriptions`] all of them and the interest that they
-//! are (P23), [`queue`] what waits for one reader, [`frames`] and [`resume`] the words it hears. All
+//! [`topic`] the readers that move with it, [`cursors`] how they come to, [`subscriptions`] all of them
+//! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`frames`] and [`resume`] the words it hears. All
 //! of these are pure; [`jobs`] is the slow work that the loop sends out.
 
 mod call;
 mod cursors;
 mod event_loop;
 pub(crate) mod frames;
+mod interest;
 mod jobs;
 mod pending;
 pub(crate) mod queue;

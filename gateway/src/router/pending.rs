@@ -448,5 +448,4 @@ pub(crate) fn refusal(node: &NodeName, standing: Standing) -> Option<Failure> {
 }
 
 #[cfg(test)]
-#[path = "pending_tests.rs"]
 mod tests;

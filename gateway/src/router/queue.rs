@@ -395,5 +395,4 @@ impl Drop for Queue {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

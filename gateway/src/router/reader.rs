@@ -296,6 +296,8 @@ pub(crate) struct Reader {
     /// Live entries that wait for the read.
     held: VecDeque<Arc<LogEntry>>,
     held_bytes: usize,
+    /// How many of them came before the read was sent: it answers for these.
+    vouched: usize,
     /// Something came that is not held: read once more.
     missed: bool,
     /// When the place was last confirmed.
@@ -317,6 +319,7 @@ impl Reader {
             suspect: None,
             held: VecDeque::new(),
             held_bytes: 0,
+            vouched: 0,
             missed: false,
             heard: now,
             doubted: false,
@@ -428,6 +431,7 @@ impl Reader {
         may.then(|| {
             self.asked = true;
             self.retry = None;
+            self.vouched = self.held.len();
             Ask { place: self.place, ticket: self.moved }
         })
     }
@@ -480,19 +484,24 @@ impl Reader {
             return;
         }
         let held = std::mem::take(&mut self.held);
+        let vouched = std::mem::take(&mut self.vouched);
         self.held_bytes = 0;
-        for entry in held {
+        for (i, entry) in held.into_iter().enumerate() {
+            if i < vouched && self.place.step(&entry, true) == Step::Break {
+                // It was said live and is not in the log: it never will be, or the tail will tell.
+                self.doubted = true;
+                continue;
+            }
             told.extend(self.live(entry, now));
         }
     }
 
     fn forget(&mut self) {
         self.held.clear();
-        self.held_bytes = 0;
+        (self.held_bytes, self.vouched) = (0, 0);
         self.missed = false;
     }
 }
 
 #[cfg(test)]
-#[path = "reader_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -383,18 +383,6 @@ impl Subscriptions {
         self.nodes.contains_key(node)
     }
 
-    /// Interest was withdrawn.
-    pub(crate) fn left(&mut self, t: u32, now: Instant) {
-        let Some(topic) = self.topics.get_mut(&t) else { return };
-        if topic.phase != (Phase::Leaving { again: true }) || topic.coming.is_empty() {
-            return self.forget(t);
-        }
-        let fresh = Topic::new(t, topic.node.clone(), topic.name.clone(), self.config.patience, now);
-        let coming = std::mem::take(&mut topic.coming);
-        *topic = Topic { coming, ..fresh };
-        self.orders.push(Order::Follow { t, node: topic.node.clone(), topic: topic.name.clone() });
-    }
-
     /// Does what is due: reads to repeat, patience that is over.
     pub(crate) fn tick(&mut self, now: Instant) {
         for (id, slot) in std::mem::take(&mut self.timed) {
@@ -402,47 +390,6 @@ impl Subscriptions {
         }
         for t in std::mem::take(&mut self.restless) {
             self.pull(t, now);
-        }
-    }
-
-    /// Looks at every topic, about once a second: leaves what nobody reads, drops who gave up.
-    /// Answers whose tail is to be compared, under which ticket.
-    pub(crate) fn sweep(&mut self, now: Instant) -> Vec<(u32, u64, NodeName, plexus_bus::Topic)> {
-        let lingered = |t: &&Topic| {
-            t.left.is_some_and(|at| now >= at + self.config.linger) && t.phase == Phase::Listening
-        };
-        let leave: Vec<u32> = self.topics.values().filter(lingered).map(|t| t.t).collect();
-        leave.into_iter().for_each(|t| self.leave(t));
-        let gave_up = |r: &Reading| r.answer.as_ref().is_some_and(|(answer, _)| answer.is_closed());
-        let gone: Vec<u64> = self.readers.iter().filter(|(_, r)| gave_up(r)).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| self.remove(id, now));
-        let interval = self.config.check_interval;
-        let due = |topic: &mut Topic| {
-            let read = !topic.attached.is_empty() || !topic.coming.is_empty();
-            let ticket = read.then(|| topic.reader.due(now, interval)).flatten()?;
-            Some((topic.t, ticket, topic.node.clone(), topic.name.clone()))
-        };
-        self.topics.values_mut().filter_map(due).collect()
-    }
-
-    /// Interest to write, by node: all of it, or where the count changed.
-    pub(crate) fn interest(&mut self, all: bool) -> Vec<(NodeName, Vec<(plexus_bus::Topic, u32)>)> {
-        let mut wanted: HashMap<NodeName, Vec<_>> = HashMap::new();
-        for topic in self.topics.values_mut().filter(|t| t.phase == Phase::Listening) {
-            let readers = topic.readers().max(1); // 0 withdraws; it lingers still
-            if all || readers != topic.counted {
-                topic.counted = readers;
-                wanted.entry(topic.node.clone()).or_default().push((topic.name.clone(), readers));
-            }
-        }
-        wanted.into_iter().collect()
-    }
-
-    /// Ends every stream and takes no more.
-    pub(crate) fn drain(&mut self, now: Instant) {
-        self.draining = true;
-        for id in self.readers.keys().copied().collect::<Vec<_>>() {
-            self.fail(id, draining(), now);
         }
     }
 
@@ -511,7 +458,7 @@ impl Subscriptions {
         self.remove(id, now);
     }
 
-    fn remove(&mut self, id: u64, now: Instant) {
+    pub(super) fn remove(&mut self, id: u64, now: Instant) {
         let Some(reading) = self.readers.remove(&id) else { return };
         for (t, _) in &reading.cursors {
             let Some(topic) = self.topics.get_mut(t) else { continue };
@@ -521,25 +468,6 @@ impl Subscriptions {
                 topic.left.get_or_insert(now);
             }
         }
-    }
-
-    fn leave(&mut self, t: u32) {
-        let Some(topic) = self.topics.get_mut(&t) else { return };
-        if !matches!(topic.phase, Phase::Leaving { .. }) {
-            topic.phase = Phase::Leaving { again: false };
-            self.orders.push(Order::Leave { t, node: topic.node.clone(), topic: topic.name.clone() });
-        }
-    }
-
-    fn forget(&mut self, t: u32) {
-        let Some(topic) = self.topics.remove(&t) else { return };
-        if let Some(ts) = self.nodes.get_mut(&topic.node) {
-            ts.remove(&t);
-            if ts.is_empty() {
-                self.nodes.remove(&topic.node);
-            }
-        }
-        self.names.remove(&(topic.node, topic.name));
     }
 }
 
@@ -553,5 +481,4 @@ pub(crate) fn draining() -> Failure {
 }
 
 #[cfg(test)]
-#[path = "subscriptions_tests.rs"]
 mod tests;

@@ -76,6 +76,8 @@ pub(crate) struct Topic {
     pub(crate) coming: Vec<(u64, usize)>,
     /// Since when nobody reads it.
     pub(crate) left: Option<Instant>,
+    /// Interest could not be withdrawn yet.
+    pub(crate) stuck: bool,
     /// Readers as last written to the bus.
     pub(crate) counted: u32,
 }
@@ -101,6 +103,7 @@ impl Topic {
             attached: Vec::new(),
             coming: Vec::new(),
             left: None,
+            stuck: false,
             counted: 1,
         }
     }

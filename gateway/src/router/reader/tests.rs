@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 const NONCE: u64 = 7;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-fn p(epoch: u64, seq: u64) -> Position {
+pub(in crate::router) fn p(epoch: u64, seq: u64) -> Position {
     Position::new(epoch, seq)
 }
 
-fn data(epoch: u64, first: u64, last: u64) -> Arc<LogEntry> {
+pub(in crate::router) fn data(epoch: u64, first: u64, last: u64) -> Arc<LogEntry> {
     written(epoch, first, last, NONCE, 0)
 }
 
-fn written(epoch: u64, first: u64, last: u64, nonce: u64, mark: u64) -> Arc<LogEntry> {
+pub(in crate::router) fn written(epoch: u64, first: u64, last: u64, nonce: u64, mark: u64) -> Arc<LogEntry> {
     let message = |_| LogMessage { data: mark.to_string().into(), ..LogMessage::default() };
     Arc::new(LogEntry {
         epoch,
@@ -25,7 +25,7 @@ fn written(epoch: u64, first: u64, last: u64, nonce: u64, mark: u64) -> Arc<LogE
     })
 }
 
-fn open(epoch: u64, prev: Position, sure: bool) -> Arc<LogEntry> {
+pub(in crate::router) fn open(epoch: u64, prev: Position, sure: bool) -> Arc<LogEntry> {
     let prev = if prev == Position::ZERO { String::new() } else { prev.to_string() };
     let opening = EpochOpening { prev, sure, ..EpochOpening::default() };
     Arc::new(LogEntry { epoch, nonce: NONCE, opening: Some(opening), ..LogEntry::default() })
@@ -86,7 +86,12 @@ fn p21_holds_row_by_row_for_live_entries() {
 }
 
 /// What a real log would answer to a read from `from`.
-fn look(log: &[Arc<LogEntry>], tail: Option<Position>, place: Place, limit: usize) -> Found {
+pub(in crate::router) fn look(
+    log: &[Arc<LogEntry>],
+    tail: Option<Position>,
+    place: Place,
+    limit: usize,
+) -> Found {
     let entries: Vec<_> = log.iter().filter(|e| id_of(e) >= place.at).take(limit).cloned().collect();
     let full = entries.len() >= limit;
     let touches = entries.first().is_some_and(|e| place.touches(e));
@@ -263,20 +268,35 @@ fn what_comes_during_a_read_follows_it() {
     assert!(reader.calm());
 }
 
+#[test]
+fn what_was_said_live_and_never_logged_is_read_for_once() {
+    let now = Instant::now();
+    let mut reader = live_at(p(5, 3), now);
+    let log = [data(5, 3, 3)];
+    assert!(reader.live(open(9, p(5, 8), true), now).is_none());
+    let ask = reader.ask(now).unwrap();
+    assert!(reader.live(data(9, 1, 1), now).is_none(), "this one came after the read was sent");
+    assert!(reader.found(ask.ticket, Some(look(&log, Some(p(5, 3)), ask.place, 9)), now).is_empty());
+    let ask = reader.ask(now).expect("so it reads once more");
+    assert!(reader.found(ask.ticket, Some(look(&log, Some(p(5, 3)), ask.place, 9)), now).is_empty());
+    assert!(reader.calm() && reader.ask(now).is_none());
+    assert!(reader.due(now, Duration::from_secs(5)).is_some(), "and compares the tail soon");
+}
+
 /// A log with its owner, its store's accidents, and what was published on its live subject.
 #[derive(Default)]
-struct Model {
-    log: Vec<Arc<LogEntry>>,
-    tail: Option<Position>,
-    epoch: u64,
-    used: BTreeSet<u64>,
-    nonce: u64,
+pub(in crate::router) struct Model {
+    pub(in crate::router) log: Vec<Arc<LogEntry>>,
+    pub(in crate::router) tail: Option<Position>,
+    pub(in crate::router) epoch: u64,
+    pub(in crate::router) used: BTreeSet<u64>,
+    pub(in crate::router) nonce: u64,
     /// Next payload, never used twice.
-    mark: u64,
+    pub(in crate::router) mark: u64,
     /// Entries that a living owner still has, to append again.
-    ring: Vec<Arc<LogEntry>>,
+    pub(in crate::router) ring: Vec<Arc<LogEntry>>,
     /// All that was ever logged and not withdrawn: position to payload.
-    live: Vec<Arc<LogEntry>>,
+    pub(in crate::router) live: Vec<Arc<LogEntry>>,
 }
 
 #[derive(Clone, Debug)]
@@ -298,7 +318,7 @@ enum Deed {
 }
 
 impl Model {
-    fn open(&mut self, sure: bool, nonce: u64) {
+    pub(in crate::router) fn open(&mut self, sure: bool, nonce: u64) {
         // Never the same epoch twice: that two grants are equal by chance is not promised against.
         self.epoch += 1;
         while !self.used.insert(self.epoch) {
@@ -312,12 +332,12 @@ impl Model {
     }
 
     /// Leaves room below each epoch for one that comes later and is smaller.
-    fn open_above(&mut self, sure: bool, nonce: u64) {
-        self.epoch += 10;
+    pub(in crate::router) fn open_above(&mut self, sure: bool, nonce: u64) {
+        self.epoch += 9;
         self.open(sure, nonce);
     }
 
-    fn append(&mut self, messages: u64) {
+    pub(in crate::router) fn append(&mut self, messages: u64) {
         if self.tail.is_none() {
             self.open_above(true, NONCE);
         }
@@ -328,13 +348,13 @@ impl Model {
         self.put(entry);
     }
 
-    fn put(&mut self, entry: Arc<LogEntry>) {
+    pub(in crate::router) fn put(&mut self, entry: Arc<LogEntry>) {
         self.tail = Some(id_of(&entry));
         self.log.push(entry.clone());
         self.live.push(entry);
     }
 
-    fn lose(&mut self, entries: usize, owner_lives: bool) {
+    pub(in crate::router) fn lose(&mut self, entries: usize, owner_lives: bool) {
         let keep = self.log.len().saturating_sub(entries);
         if keep == self.log.len() || keep == 0 {
             return;
