@@ -262,10 +262,14 @@ impl Walk {
     }
 
     fn hear(&mut self, turn: u64, done: Done) {
+        let evident = matches!(done, Done::Appended(_) | Done::Looked(_));
         for out in self.log.done(turn, done, self.now) {
             match out {
-                Out::Logged { tickets, .. } => {
+                Out::Logged { topic, entry, first, tickets } => {
                     for (ticket, position) in tickets {
+                        let data = &entry.messages[(position.seq - first.seq) as usize].data;
+                        let there = self.store.find(&topic, data).contains(&position);
+                        assert!(there || !evident, "I3: {data:?} is acknowledged and not in the log");
                         assert!(self.acked.insert(ticket, position).is_none(), "one receipt a ticket");
                     }
                 }
