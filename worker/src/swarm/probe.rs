@@ -118,7 +118,7 @@ impl Behaviour {
         self.last += 1;
         let (id, until) = (self.last, Instant::now() + timeout);
         self.asked.insert(id, (peer, connection));
-        self.tell(peer, connection, Command::Ask(Asked { id, what, until }));
+        self.tell(peer, connection, Command::Ask(Asked { id, what, until, again: false }));
         Some(id)
     }
 
@@ -220,6 +220,8 @@ pub struct Asked {
     id: Id,
     what: What,
     until: Instant,
+    /// Asked once already, over a stream that the peer ended.
+    again: bool,
 }
 
 impl Asked {
@@ -241,8 +243,9 @@ enum Exchanged {
     Pong(Duration, Stream),
     Identity(Box<Identity>),
     Failed(Failure),
-    /// The stream of earlier pings is dead: the same once more over a new one.
-    Stale,
+    /// The peer ended the stream: the same once more over a new one. Peers that serve one ping stream
+    /// a connection drop ours where the regular pings begin one.
+    Ended,
 }
 
 /// One connection's questions.
@@ -267,7 +270,7 @@ impl Handler {
             return;
         }
         match self.stream.take().filter(|_| asked.what == What::Ping) {
-            Some(stream) => self.running.push(exchange(asked, stream, true).boxed()),
+            Some(stream) => self.running.push(exchange(asked, stream).boxed()),
             None => self.queue.push_back(asked),
         }
     }
@@ -280,7 +283,7 @@ impl Handler {
             }
             Exchanged::Identity(identity) => Ok(Answer::Identity(identity)),
             Exchanged::Failed(failure) => Err(failure),
-            Exchanged::Stale => return self.queue.push_back(asked),
+            Exchanged::Ended => return self.queue.push_back(Asked { again: true, ..asked }),
         };
         self.ended.push_back((asked.id, result));
     }
@@ -335,7 +338,7 @@ impl ConnectionHandler for Handler {
         match event {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
                 self.opening -= 1;
-                self.running.push(exchange(info, protocol, false).boxed());
+                self.running.push(exchange(info, protocol).boxed());
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 self.opening -= 1;
@@ -352,7 +355,7 @@ impl ConnectionHandler for Handler {
     }
 }
 
-async fn exchange(asked: Asked, stream: Stream, used: bool) -> (Asked, Exchanged) {
+async fn exchange(asked: Asked, stream: Stream) -> (Asked, Exchanged) {
     let work = async {
         match asked.what {
             What::Ping => echo(stream).await.map(|(rtt, stream)| Exchanged::Pong(rtt, stream)),
@@ -361,7 +364,7 @@ async fn exchange(asked: Asked, stream: Stream, used: bool) -> (Asked, Exchanged
     };
     let exchanged = match tokio::time::timeout(asked.left(), work).await {
         Ok(Ok(exchanged)) => exchanged,
-        Ok(Err(_)) if used => Exchanged::Stale,
+        Ok(Err(_)) if !asked.again => Exchanged::Ended,
         Ok(Err(_)) => Exchanged::Failed(Failure::Lost),
         Err(_) => Exchanged::Failed(Failure::Timeout),
     };

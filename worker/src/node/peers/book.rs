@@ -41,7 +41,7 @@ pub(super) struct Entry {
     /// Open connections, oldest first.
     pub(super) links: Vec<Link>,
     /// Dials under way.
-    pub(super) dials: BTreeSet<usize>,
+    pub(super) dials: BTreeSet<ConnectionId>,
     /// When it was last connected or heard of.
     seen: Option<Moment>,
 }

@@ -96,7 +96,7 @@ impl Peers {
         counts
     }
 
-    pub(super) fn blocks(
+    pub(super) fn list_blocks(
         &self,
         swarm: &Swarm<Behaviour>,
         request: &v1::ListBlocksRequest,

@@ -7,14 +7,18 @@
 //! [`Peers::take_ready`] then hands out. [`Peers::tick`] also dials the bootstrap peers of a node that
 //! is alone. [`Peers::cancel`] forgets a call whose caller is gone.
 //!
-//! - [`book`] what is known of each peer, [`list`] how callers see it
-//! - [`connect`] connections asked for, [`ping`] round trips asked for, [`bootstrap`] who to dial when alone
+//! Read on: [`book`] what is known, [`list`] what of it is shown, [`read`] how requests are read,
+//! [`waiting`] calls that wait for a peer, [`ping`] one run of pings, [`bootstrap`] the way into the
+//! network.
 
 mod book;
 mod bootstrap;
-mod connect;
 mod list;
 mod ping;
+mod read;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use crate::{
     Refusal,
@@ -24,20 +28,17 @@ use crate::{
 };
 use book::Book;
 use bootstrap::Bootstrap;
-use connect::Pending;
-use libp2p::{Multiaddr, PeerId, Swarm, identify, identity::Keypair, multiaddr::Protocol, swarm::SwarmEvent};
-use ping::Pinging;
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity::Keypair, kad, swarm::SwarmEvent};
+use ping::Run;
 use plexus_bus::{CallId, Payload};
-use plexus_proto::{bus::NodeRecord, reason::Reason, text, v1};
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    time::{Duration, SystemTime},
-};
+use plexus_proto::{bus::NodeRecord, reason::Reason, v1};
+use std::time::{Duration, SystemTime};
+use waiting::{Dials, Goal, Waiting};
 
-/// Addresses under which peers saw the node, kept at most.
+/// Calls that wait at most; more are refused.
+const WAITING_MAX: usize = 1024;
+/// Addresses that peers see the node at, at most.
 const OBSERVED_MAX: usize = 16;
-/// Calls kept at once; more are refused.
-const CALLS_MAX: usize = 1024;
 
 /// A request about peers.
 #[derive(Clone, Debug)]
@@ -73,72 +74,58 @@ pub(crate) enum Ready {
 
 /// The peers of a node.
 pub(crate) struct Peers {
-    /// What is known.
-    book: Book,
-    /// The node's own key: it signs the peer record.
+    /// The node's identity.
     key: Keypair,
+    /// What the node shall be.
     spec: v1::NodeSpec,
+    /// Who is kept out.
     blocks: Vec<v1::BlockEntry>,
-    /// Where peers saw the node.
-    observed: BTreeSet<Multiaddr>,
-    /// Bootstrap addresses and how each fares.
+    book: Book,
     bootstrap: Bootstrap,
-    /// Calls that wait for a connection or an identity.
-    pending: HashMap<CallId, Pending>,
-    /// Calls that ping.
-    pings: HashMap<CallId, Pinging>,
-    /// Questions on their way, and whose they are.
-    asked: HashMap<probe::Id, CallId>,
-    /// What is finished and not handed out.
-    ready: Vec<Ready>,
-    /// When the last dials were asked for, for the rate.
-    dialled: VecDeque<Moment>,
-    dials_per_second: usize,
+    /// Calls that wait for a peer.
+    waiting: Vec<Waiting>,
+    /// How many dials the API may still ask for.
+    dials: Dials,
+    /// How long a peer is waited for, unless said otherwise.
     dial_timeout: Duration,
+    /// Where peers see the node, newest first.
+    observed: Vec<Multiaddr>,
+    ready: Vec<Ready>,
 }
 
 impl Peers {
     /// Begins with the addresses that the former owner was connected to (`NodeState.peers`).
     pub(crate) fn new(config: &config::Node, record: &NodeRecord, known: &[String], key: Keypair) -> Self {
-        let mut peers = Self {
-            book: Book::new(config.peers_max),
-            key,
-            spec: v1::NodeSpec::default(),
-            blocks: Vec::new(),
-            observed: BTreeSet::new(),
-            bootstrap: Bootstrap::default(),
-            pending: HashMap::new(),
-            pings: HashMap::new(),
-            asked: HashMap::new(),
-            ready: Vec::new(),
-            dialled: VecDeque::new(),
-            dials_per_second: config.dials_per_second as usize,
-            dial_timeout: config.dial_timeout,
-        };
-        peers.take_record(record);
-        for address in known {
-            if let Some((peer, address)) = address.parse().ok().and_then(split) {
-                peers.book.entry(peer, Moment::PAST).learn(address);
-            }
+        let spec = record.node.as_ref().and_then(|node| node.spec.clone()).unwrap_or_default();
+        let mut book = Book::new(config.peers_max);
+        for (peer, address) in known.iter().chain(&spec.bootstrap).filter_map(|text| read::target(text)) {
+            book.entry(peer, Moment::PAST).learn(address);
         }
-        peers
+        Self {
+            key,
+            bootstrap: Bootstrap::new(&spec),
+            blocks: record.blocks.clone(),
+            book,
+            waiting: Vec::new(),
+            dials: Dials::new(config.dials_per_second),
+            dial_timeout: config.dial_timeout,
+            observed: Vec::new(),
+            ready: Vec::new(),
+            spec,
+        }
     }
 
     /// Takes a new record: its bootstrap addresses, blocks and dial rules. The swarm's blocks are set
     /// here as well.
     pub(crate) fn set_record(&mut self, record: &NodeRecord, swarm: Option<&mut Swarm<Behaviour>>) {
-        self.take_record(record);
-        if let Some(swarm) = swarm
-            && let Err(error) = swarm.behaviour_mut().blocks.set(&self.blocks)
-        {
-            tracing::warn!(%error, "a block cannot be read and does not hold");
-        }
-    }
-
-    fn take_record(&mut self, record: &NodeRecord) {
         self.spec = record.node.as_ref().and_then(|node| node.spec.clone()).unwrap_or_default();
         self.blocks.clone_from(&record.blocks);
-        self.bootstrap.set(&self.spec.bootstrap);
+        let new = self.bootstrap.set(&self.spec);
+        let Some(swarm) = swarm else { return };
+        if let Err(error) = swarm.behaviour_mut().blocks.set(&record.blocks) {
+            tracing::warn!(%error, "the blocks of the record cannot be read");
+        }
+        self.bootstrap.dial(swarm, &new);
     }
 
     /// Answers a call at once, or keeps it (`None`) and tells by [`Peers::take_ready`]. `until`: after
@@ -152,20 +139,20 @@ impl Peers {
         now: Moment,
         wall: SystemTime,
     ) -> Option<Result<Payload, Refusal>> {
-        if self.pending.len() + self.pings.len() >= CALLS_MAX {
-            let text = format!("{CALLS_MAX} calls about peers wait already");
-            return Some(Err(refuse(Reason::Overloaded, text)));
+        if self.waiting.len() >= WAITING_MAX {
+            let message = format!("{WAITING_MAX} calls about peers wait already");
+            return Some(Err(refuse(Reason::Overloaded, message)));
         }
         match ask {
             Ask::List(request) => Some(self.list(swarm, &request)),
             Ask::Count => Some(self.count(swarm)),
-            Ask::Get(request) => self.get(swarm, call, &request, until, now),
-            Ask::Connect(request) => self.connect(swarm, call, &request, until, now),
-            Ask::Disconnect(request) => Some(self.disconnect(swarm, &request)),
-            Ask::Ping(request) => self.ping(swarm, call, &request, until, now),
-            Ask::Blocks(request) => Some(self.blocks(swarm, &request, wall)),
+            Ask::Blocks(request) => Some(self.list_blocks(swarm, &request, wall)),
             Ask::Identity => Some(self.identity(swarm)),
-            Ask::Bootstrap => Some(Ok(Payload::of(self.bootstrap.list(&self.book)))),
+            Ask::Bootstrap => Some(Ok(Payload::of(self.bootstrap.list(swarm)))),
+            Ask::Disconnect(request) => Some(self.disconnect(swarm, &request)),
+            Ask::Get(request) => self.get(swarm, call, &request, until, now).transpose(),
+            Ask::Connect(request) => self.connect(swarm, call, &request, until, now).transpose(),
+            Ask::Ping(request) => self.ping(swarm, call, &request, until, now).err().map(Err),
         }
     }
 
@@ -179,125 +166,202 @@ impl Peers {
     ) {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.book.entry(*peer_id, now).linked(*connection_id, endpoint, wall);
-                self.bootstrap.worked(peer_id, wall);
-                self.connected(swarm, peer_id);
-                self.ping_now(swarm, now);
+                let entry = self.book.entry(*peer_id, now);
+                entry.dials.remove(connection_id);
+                entry.linked(*connection_id, endpoint, wall);
+                self.bootstrap.connected(peer_id, endpoint, wall);
+                self.on_connected(swarm, *peer_id, *connection_id, now);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
                 self.book.closed(peer_id, *connection_id, now);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error, .. } => {
-                self.bootstrap.failed(peer, error);
-                self.dial_failed(peer, *connection_id, error);
+            SwarmEvent::Dialing { peer_id: Some(peer), connection_id } => {
+                self.book.entry(*peer, now).dials.insert(*connection_id);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
-                peer_id,
-                info,
-                ..
-            })) => {
-                if self.observed.len() < OBSERVED_MAX {
-                    self.observed.insert(info.observed_addr.clone());
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
+                if let Some(peer) = peer_id {
+                    if let Some(entry) = self.book.known(peer) {
+                        entry.dials.remove(connection_id);
+                    }
+                    self.bootstrap.failed(peer, error);
                 }
-                let entry = self.book.entry(*peer_id, now);
-                entry.identified(info, wall);
-                info.listen_addrs.iter().for_each(|address| entry.learn(address.clone()));
+                self.on_dial_failed(swarm, *connection_id, error, now);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => {
-                if let (Ok(rtt), Some(entry)) = (&event.result, self.book.known(&event.peer)) {
-                    entry.measured(*rtt);
-                }
+            SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => {
+                self.learn(swarm, *peer_id, [address], now);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Probe(event)) => self.probed(swarm, event, now, wall),
+            SwarmEvent::NewExternalAddrCandidate { address } => self.observe(address),
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(swarm, event, now, wall),
             _ => {}
         }
     }
 
-    /// A question ended.
-    fn probed(&mut self, swarm: &mut Swarm<Behaviour>, event: &probe::Event, now: Moment, wall: SystemTime) {
-        if let (Ok(answer), Some(entry)) = (&event.result, self.book.known(&event.peer)) {
-            match answer {
-                probe::Answer::Pong(rtt) => entry.measured(*rtt),
-                probe::Answer::Identity(identity) => entry.answered(identity, wall),
+    fn on_behaviour_event(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        event: &BehaviourEvent,
+        now: Moment,
+        wall: SystemTime,
+    ) {
+        match event {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.book.entry(*peer_id, now).identified(info, wall);
+                self.learn(swarm, *peer_id, &info.listen_addrs, now);
+                self.observe(&info.observed_addr);
             }
-        }
-        let Some(call) = self.asked.remove(&event.id) else { return };
-        if self.pings.contains_key(&call) {
-            self.ponged(swarm, call, event, now);
-        } else if self.pending.remove(&call).is_some() {
-            let answer = match &event.result {
-                Ok(_) => self.show(swarm, &event.peer),
-                Err(failure) => Err(refusal(*failure)),
-            };
-            self.ready.push(Ready::End(call, answer));
+            BehaviourEvent::Ping(libp2p::ping::Event { peer, result: Ok(rtt), .. }) => {
+                self.book.entry(*peer, now).measured(*rtt);
+            }
+            BehaviourEvent::Probe(event) => self.on_probed(swarm, event, now, wall),
+            BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {
+                self.learn(swarm, *peer, addresses.iter(), now);
+            }
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result: kad::QueryResult::GetClosestPeers(result),
+                ..
+            }) => self.on_sought(swarm, *id, result, now),
+            _ => {}
         }
     }
 
     /// Ends what is late, sends pings that are due, dials the bootstrap peers of a node that is alone.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, now: Moment) {
-        let late: Vec<CallId> =
-            self.pending.iter().filter(|(_, pending)| pending.until <= now).map(|(call, _)| *call).collect();
-        for call in late {
-            self.pending.remove(&call);
-            let error = refuse(Reason::PeerUnreachable, "no address of the peer answered in time");
-            self.ready.push(Ready::End(call, Err(error)));
-        }
-        self.ping_now(swarm, now);
-        let outgoing = self.spec.dial.as_ref().and_then(|dial| dial.outgoing).unwrap_or(true);
-        if outgoing && !self.book.connected() {
-            self.bootstrap.dial(swarm, now);
-        } else {
-            self.bootstrap.rest();
-        }
+        self.expire(swarm, now);
+        self.send_pings(swarm, now);
+        let alone = !self.book.connected();
+        self.bootstrap.tick(swarm, alone, now);
     }
 
     /// When [`Peers::tick`] is due before the next second is over.
     pub(crate) fn wake(&self) -> Option<Moment> {
-        let pending = self.pending.values().map(|pending| pending.until);
-        pending.chain(self.pings.values().map(Pinging::wake)).min()
+        self.waiting.iter().map(Waiting::wake).min()
     }
 
     /// Forgets a call: its caller is gone.
     pub(crate) fn cancel(&mut self, call: CallId) {
-        self.pending.remove(&call);
-        self.pings.remove(&call);
-        self.asked.retain(|_, whose| *whose != call);
+        self.waiting.retain(|waiting| waiting.call != call);
     }
 
     /// Hands out what became of kept calls, in order.
     pub(crate) fn take_ready(&mut self) -> Vec<Ready> {
         std::mem::take(&mut self.ready)
     }
-}
 
-/// What a caller is told of a question that was not answered.
-fn refusal(failure: probe::Failure) -> Refusal {
-    let reason = match failure {
-        probe::Failure::Timeout => Reason::PeerTimeout,
-        probe::Failure::Unsupported => Reason::ProtocolNotSupported,
-        probe::Failure::Lost => Reason::PeerUnreachable,
-        probe::Failure::Busy => Reason::Overloaded,
-    };
-    refuse(reason, failure.to_string())
-}
+    /// Notes addresses that somebody told, if they may be dialled.
+    fn learn<'a>(
+        &mut self,
+        swarm: &Swarm<Behaviour>,
+        peer: PeerId,
+        addresses: impl IntoIterator<Item = &'a Multiaddr>,
+        now: Moment,
+    ) {
+        if peer == *swarm.local_peer_id() {
+            return;
+        }
+        let guard = swarm.behaviour().blocks.guard();
+        let entry = self.book.entry(peer, now);
+        for address in addresses.into_iter().filter(|address| guard.check(address).is_ok()) {
+            entry.learn(address.clone());
+        }
+    }
 
-/// Splits a multiaddr that ends in `/p2p/…`.
-fn split(address: Multiaddr) -> Option<(PeerId, Multiaddr)> {
-    match address.iter().last() {
-        Some(Protocol::P2p(peer)) => Some((peer, book::without_peer(address))),
-        _ => None,
+    fn observe(&mut self, address: &Multiaddr) {
+        self.observed.retain(|known| known != address);
+        self.observed.insert(0, address.clone());
+        self.observed.truncate(OBSERVED_MAX);
     }
 }
 
-/// Reads a `peer` field: a PeerId in any text form, or a multiaddr that ends in one.
-fn read_peer(field: &str) -> Result<(PeerId, Option<Multiaddr>), Refusal> {
-    if field.starts_with('/') {
-        let bad = || refuse(Reason::BadMultiaddr, "peer: not a multiaddr that ends in /p2p/ and a PeerId");
-        let (peer, address) = field.parse().ok().and_then(split).ok_or_else(bad)?;
-        return Ok((peer, Some(address)));
+/// Calls about one peer.
+impl Peers {
+    fn get(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        call: CallId,
+        request: &v1::GetPeerRequest,
+        until: Option<Moment>,
+        now: Moment,
+    ) -> Result<Option<Payload>, Refusal> {
+        let peer = read::peer(&request.peer)?;
+        if request.identify() != v1::get_peer_request::Identify::Now {
+            return self.show(swarm, &peer).map(Some);
+        }
+        let until = read::within(until, now.after(self.dial_timeout));
+        let waiting = Waiting::new(call, peer, Goal::Identify, until);
+        self.begin(swarm, waiting, Vec::new(), now).map(|()| None)
     }
-    let bytes =
-        text::peer_id_from_text(field).map_err(|e| refuse(Reason::BadPeerId, format!("peer: {e}")))?;
-    let peer = PeerId::from_bytes(&bytes).map_err(|e| refuse(Reason::BadPeerId, format!("peer: {e}")))?;
-    Ok((peer, None))
+
+    fn connect(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        call: CallId,
+        request: &v1::ConnectRequest,
+        until: Option<Moment>,
+        now: Moment,
+    ) -> Result<Option<Payload>, Refusal> {
+        let (peer, own) = read::peer_at(&request.peer)?;
+        if peer == *swarm.local_peer_id() {
+            return Err(Box::new(v1::Error::field("peer", "another peer: this is the node itself")));
+        }
+        let addresses = read::addresses(&request.addresses, &peer, own)?;
+        let timeout =
+            read::duration("timeout", request.timeout, self.dial_timeout, Duration::ZERO, read::TIMEOUT_MAX)?;
+        if swarm.is_connected(&peer) && !request.force_new {
+            return self.show(swarm, &peer).map(Some);
+        }
+        let addresses = read::allowed(addresses, swarm.behaviour().blocks.guard())?;
+        let mut waiting = Waiting::new(call, peer, Goal::Connect, read::within(until, now.after(timeout)));
+        waiting.force_new = request.force_new;
+        self.begin(swarm, waiting, addresses, now).map(|()| None)
+    }
+
+    fn ping(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        call: CallId,
+        request: &v1::PingRequest,
+        until: Option<Moment>,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        let peer = read::peer(&request.peer)?;
+        let run = Run::read(request)?;
+        let until = read::within(until, now.after(run.longest()));
+        self.begin(swarm, Waiting::new(call, peer, Goal::Ping(run), until), Vec::new(), now)
+    }
+
+    fn disconnect(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        request: &v1::DisconnectRequest,
+    ) -> Result<Payload, Refusal> {
+        let peer = read::peer(&request.peer)?;
+        let address = match request.address.as_str() {
+            "" => None,
+            text => Some(book::without_peer(read::address(text)?)),
+        };
+        let links = self.book.get(&peer).map(|entry| entry.links.as_slice()).unwrap_or_default();
+        let chosen =
+            links.iter().filter(|link| address.as_ref().is_none_or(|address| link.address == *address));
+        let closed = chosen.filter(|link| swarm.close_connection(link.id)).count();
+        Ok(Payload::of(v1::DisconnectResponse { closed: u32::try_from(closed).unwrap_or(u32::MAX) }))
+    }
+
+    fn on_probed(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        event: &probe::Event,
+        now: Moment,
+        wall: SystemTime,
+    ) {
+        match &event.result {
+            Ok(probe::Answer::Pong(rtt)) => self.book.entry(event.peer, now).measured(*rtt),
+            Ok(probe::Answer::Identity(identity)) => {
+                self.book.entry(event.peer, now).answered(identity, wall);
+                self.learn(swarm, event.peer, &identity.listen_addrs, now);
+            }
+            Err(_) => {}
+        }
+        self.on_answered(swarm, event, now);
+    }
 }

@@ -1,16 +1,7 @@
-//! Round trips that callers ask for, one after the other, each measured at the moment it is due.
+//! One run of pings, as a caller asked for it.
 
-use super::{Peers, Ready, read_peer};
-use crate::{
-    Refusal,
-    clock::Moment,
-    swarm::{
-        Behaviour,
-        probe::{self, What},
-    },
-};
-use libp2p::{PeerId, Swarm};
-use plexus_bus::{CallId, Payload};
+use super::read;
+use crate::{Refusal, clock::Moment};
 use plexus_proto::{
     reason::Reason,
     v1::{
@@ -20,179 +11,81 @@ use plexus_proto::{
 };
 use std::time::Duration;
 
-const COUNT: u32 = 10;
+/// Pings of one run at most.
 const COUNT_MAX: u32 = 1000;
-const INTERVAL: Duration = Duration::from_secs(1);
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
-const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A call that pings.
-pub(super) struct Pinging {
-    peer: PeerId,
+/// A run.
+#[derive(Debug)]
+pub(super) struct Run {
     count: u32,
     interval: Duration,
-    timeout: Duration,
-    /// Where the next one is.
-    step: Step,
+    pub(super) timeout: Duration,
     sent: u32,
+    sent_at: Moment,
     received: u32,
+    total: Duration,
     min: Duration,
     max: Duration,
-    sum: Duration,
 }
 
-enum Step {
-    /// Waits for a connection, until then.
-    Connecting(Moment),
-    /// The next is due then.
-    Due(Moment),
-    /// One is on its way, sent then; it ends by itself.
-    Asked(Moment),
-}
-
-impl Pinging {
-    pub(super) fn wake(&self) -> Moment {
-        match self.step {
-            Step::Connecting(at) | Step::Due(at) => at,
-            Step::Asked(at) => at.after(self.timeout + INTERVAL),
+impl Run {
+    pub(super) fn read(request: &v1::PingRequest) -> Result<Self, Refusal> {
+        if request.count > COUNT_MAX {
+            return Err(Box::new(v1::Error::field("count", format!("1 to {COUNT_MAX}; 0 means 10"))));
         }
+        let minute = read::TIMEOUT_MAX;
+        let least = Duration::from_millis(100);
+        Ok(Self {
+            count: if request.count == 0 { 10 } else { request.count },
+            interval: read::duration("interval", request.interval, Duration::from_secs(1), least, minute)?,
+            timeout: read::duration("timeout", request.timeout, read::TIMEOUT, Duration::ZERO, minute)?,
+            sent: 0,
+            sent_at: Moment::PAST,
+            received: 0,
+            total: Duration::ZERO,
+            min: Duration::MAX,
+            max: Duration::ZERO,
+        })
     }
 
-    pub(super) fn waits_for(&self, peer: &PeerId) -> bool {
-        self.peer == *peer && matches!(self.step, Step::Connecting(_))
+    /// The longest that the run may take.
+    pub(super) fn longest(&self) -> Duration {
+        (self.interval.max(self.timeout) + Duration::from_secs(1)) * self.count + read::TIMEOUT
     }
 
-    fn note(&mut self, result: &Result<probe::Answer, probe::Failure>) -> Pong {
-        let mut pong = Pong { seq: self.sent, ..Pong::default() };
-        match result {
-            Ok(probe::Answer::Pong(rtt)) => {
-                self.min = if self.received == 0 { *rtt } else { self.min.min(*rtt) };
-                self.max = self.max.max(*rtt);
-                self.sum += *rtt;
-                self.received += 1;
-                pong.rtt = (*rtt).try_into().ok();
-            }
-            Ok(probe::Answer::Identity(_)) => pong.reason = Reason::Internal.as_str_name().into(),
-            Err(failure) => pong.reason = super::refusal(*failure).reason,
+    /// One more is sent.
+    pub(super) fn send(&mut self, now: Moment) {
+        self.sent += 1;
+        self.sent_at = now;
+    }
+
+    /// What came of the last one.
+    pub(super) fn pong(&mut self, result: Result<Duration, Reason>) -> v1::PingResponse {
+        if let Ok(rtt) = result {
+            self.received += 1;
+            self.total += rtt;
+            self.min = self.min.min(rtt);
+            self.max = self.max.max(rtt);
         }
-        pong
+        let reason = result.err().map(|reason| reason.as_str_name().to_owned()).unwrap_or_default();
+        let rtt = result.ok().and_then(|rtt| rtt.try_into().ok());
+        v1::PingResponse { event: Some(Event::Pong(Pong { seq: self.sent, rtt, reason })) }
     }
 
-    fn summary(&self) -> Summary {
-        let shown = |d: Duration| (self.received > 0).then(|| d.try_into().ok()).flatten();
-        Summary {
+    /// When the next one is due; `None`: all were sent.
+    pub(super) fn next(&self) -> Option<Moment> {
+        (self.sent < self.count).then(|| self.sent_at.after(self.interval))
+    }
+
+    pub(super) fn summary(&self) -> v1::PingResponse {
+        let some = |d: Duration| (self.received > 0).then(|| d.try_into().ok()).flatten();
+        let summary = Summary {
             sent: self.sent,
             received: self.received,
-            min: shown(self.min),
-            avg: shown(self.sum / self.received.max(1)),
-            max: shown(self.max),
-        }
-    }
-}
-
-impl Peers {
-    pub(super) fn ping(
-        &mut self,
-        swarm: &mut Swarm<Behaviour>,
-        call: CallId,
-        request: &v1::PingRequest,
-        until: Option<Moment>,
-        now: Moment,
-    ) -> Option<Result<Payload, Refusal>> {
-        let peer = match read_peer(&request.peer) {
-            Ok((peer, _)) => peer,
-            Err(error) => return Some(Err(error)),
+            min: some(self.min),
+            avg: some(self.total / self.received.max(1)),
+            max: some(self.max),
         };
-        let span = |given: Option<prost_types::Duration>, absent| {
-            given.and_then(|d| d.try_into().ok()).unwrap_or(absent)
-        };
-        let timeout = span(request.timeout, TIMEOUT);
-        let step = if self.is_connected(&peer) {
-            Step::Due(now)
-        } else if let Err(error) = self.dial(swarm, peer, Vec::new(), false, now) {
-            return Some(Err(error));
-        } else {
-            Step::Connecting(self.until(timeout, until, now))
-        };
-        let pinging = Pinging {
-            peer,
-            count: if request.count == 0 { COUNT } else { request.count.min(COUNT_MAX) },
-            interval: span(request.interval, INTERVAL).max(INTERVAL_MIN),
-            timeout,
-            step,
-            sent: 0,
-            received: 0,
-            min: Duration::ZERO,
-            max: Duration::ZERO,
-            sum: Duration::ZERO,
-        };
-        self.pings.insert(call, pinging);
-        self.ping_now(swarm, now);
-        None
-    }
-
-    /// Sends what is due, and ends what waited too long for a connection.
-    pub(super) fn ping_now(&mut self, swarm: &mut Swarm<Behaviour>, now: Moment) {
-        let calls: Vec<CallId> = self.pings.keys().copied().collect();
-        for call in calls {
-            let Some(pinging) = self.pings.get_mut(&call) else { continue };
-            let connected = self.book.get(&pinging.peer).is_some_and(|entry| !entry.links.is_empty());
-            match pinging.step {
-                Step::Connecting(_) if connected => {}
-                Step::Due(at) if at <= now => {}
-                Step::Connecting(until) if until <= now => {
-                    self.pings.remove(&call);
-                    let error =
-                        crate::refuse(Reason::PeerUnreachable, "no address of the peer answered in time");
-                    self.ready.push(Ready::End(call, Err(error)));
-                    continue;
-                }
-                _ => continue,
-            }
-            pinging.sent += 1;
-            pinging.step = Step::Asked(now);
-            let (peer, timeout) = (pinging.peer, pinging.timeout);
-            match swarm.behaviour_mut().probe.ask(peer, What::Ping, timeout) {
-                Some(id) => drop(self.asked.insert(id, call)),
-                None => self.next_ping(swarm, call, &Err(probe::Failure::Lost), now),
-            }
-        }
-    }
-
-    pub(super) fn ponged(
-        &mut self,
-        swarm: &mut Swarm<Behaviour>,
-        call: CallId,
-        event: &probe::Event,
-        now: Moment,
-    ) {
-        self.next_ping(swarm, call, &event.result, now);
-    }
-
-    fn next_ping(
-        &mut self,
-        swarm: &mut Swarm<Behaviour>,
-        call: CallId,
-        result: &Result<probe::Answer, probe::Failure>,
-        now: Moment,
-    ) {
-        let Some(pinging) = self.pings.get_mut(&call) else { return };
-        let sent = match pinging.step {
-            Step::Asked(at) => at,
-            _ => now,
-        };
-        let pong = pinging.note(result);
-        self.ready.push(Ready::Pong(call, v1::PingResponse { event: Some(Event::Pong(pong)) }));
-        if pinging.sent < pinging.count && !matches!(result, Err(probe::Failure::Unsupported)) {
-            pinging.step = Step::Due(sent.after(pinging.interval).max(now));
-            return;
-        }
-        let (summary, peer) = (pinging.summary(), pinging.peer);
-        self.pings.remove(&call);
-        if !self.pings.values().any(|other| other.peer == peer) {
-            swarm.behaviour_mut().probe.release(peer);
-        }
-        self.ready.push(Ready::Pong(call, v1::PingResponse { event: Some(Event::Summary(summary)) }));
-        self.ready.push(Ready::End(call, Ok(Payload::default())));
+        v1::PingResponse { event: Some(Event::Summary(summary)) }
     }
 }
