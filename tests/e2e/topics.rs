@@ -112,9 +112,9 @@ async fn a_publish_that_wants_peers_says_so_when_there_are_none() {
     let cluster = Cluster::one().await;
     let body = json!({"text": "anybody?", "minPeers": 1, "timeout": "0.2s"});
     let answer = cluster.client().post("/v1/topics/demo/messages", &body).await.unwrap();
-    assert_eq!(answer.status, 400);
     let problem = answer.json();
     assert_eq!(problem["reason"], "NOT_ENOUGH_PEERS", "{problem}");
+    assert_eq!(answer.status, 400);
     assert_eq!(problem["metadata"]["peers"], "0");
 }
 

@@ -244,7 +244,9 @@ impl<S> Pending<S> {
         }
         for id in self.nodes.get(node).cloned().unwrap_or_default() {
             let Some(call) = self.calls.get_mut(&id) else { continue };
-            let same = owned && (known == Some(epoch) || call.epoch == epoch);
+            // The first owner ever heard of has the call already, if nobody else answered: word of it came late.
+            let first = known.is_none() && call.epoch == 0;
+            let same = owned && (first || known == Some(epoch) || call.epoch == epoch);
             match call.state {
                 State::Unowned if owned => {
                     call.pause = PAUSE;

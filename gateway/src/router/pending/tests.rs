@@ -179,6 +179,7 @@ fn p19_holds_row_by_row_for_silence_and_for_a_change_of_owner() {
 
     let moved = |idempotent, key: &str, took: bool, owned| {
         let mut scene = Scene::new(idempotent, key);
+        scene.owner(true, 3, 0);
         scene.sent(0, 1, 0);
         if took {
             scene.hear(3, 0, taken(), 1);
@@ -223,6 +224,16 @@ fn an_answer_of_an_owner_that_is_none_any_more_is_dropped() {
     scene.hear(9, 0, taken(), 1);
     assert!(scene.hear(3, 1, outcome(false), 2).is_empty());
     assert_eq!(scene.hear(9, 1, outcome(false), 3), ["1: answer"]);
+}
+
+#[test]
+fn late_word_of_the_first_owner_is_no_change() {
+    let mut scene = Scene::new(false, "");
+    scene.sent(0, 1, 0);
+    assert!(scene.owner(true, 3, 10).is_empty());
+    assert!(scene.tick(300).is_empty(), "it has the call");
+    scene.owner(true, 4, 310);
+    assert_eq!(scene.tick(600), ["1: OWNER_CHANGED"], "another has not");
 }
 
 #[test]
