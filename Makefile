@@ -41,7 +41,7 @@ clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --exclude plexus-tests
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --workspace --exclude plexus-tests
 
 contract: ## Check the protos: bindings, names, comments, lint
 	@tools/contract

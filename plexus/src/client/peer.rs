@@ -27,7 +27,7 @@ pub(crate) enum Command {
     },
     /// Connect to a peer.
     Connect {
-        /// Its PeerId, or a multiaddr that ends in /p2p/<PeerId>.
+        /// Its PeerId, or a multiaddr that ends in /p2p/ and one.
         peer: String,
         /// Further multiaddrs to try.
         addresses: Vec<String>,

@@ -6,7 +6,7 @@
 //! origin goes around it: API, bootstrap, identify, Kademlia and peer exchange end in the same
 //! transport.
 //!
-//! [`ranges`](super::ranges) is the table of addresses. The rules only grow stricter from worker to
+//! [`super::ranges`] is the table of addresses. The rules only grow stricter from worker to
 //! spec; development (`allow_private`) lifts loopback, private ranges, ports and names, no more.
 
 mod guarded;
