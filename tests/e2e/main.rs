@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod arrows;
+mod docs;
 mod foreign;
 mod rehome;
 mod topics;
