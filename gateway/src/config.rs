@@ -1,4 +1,4 @@
-//! What a gateway may be told. Limits are ops.md C.3's.
+//! What a gateway may be told.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The one table of errors (design.md C8), printed at build time from the comments of
+//! The one table of errors, printed at build time from the comments of
 //! `Error.Reason` in `common.proto`: code, HTTP status, WebSocket close code, and whether to try again.
 
 pub use crate::v1::error::Reason;

@@ -211,7 +211,7 @@ fn custom(command: &'static str) -> CustomCommand {
     CustomCommand::new_static(command, ClusterHash::FirstKey, false)
 }
 
-/// The settings of engines.md §5: the library's defaults wait for ever, and its queue has no bound.
+/// Its settings: the library's defaults wait for ever, and its queue has no bound.
 fn build(mut address: Address, config: &Config, duty: Duty) -> Result<Client, Error> {
     address.version = fred::types::RespVersion::RESP3;
     address.fail_fast = true;

@@ -1,5 +1,4 @@
-//! The table behind the guard: what each range of addresses, each port and each name is. Pure; the
-//! Helm chart's network policy lists the same ranges.
+//! The table behind the guard: what each range of addresses, each port and each name is. Pure.
 
 use super::guard::Rule;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
