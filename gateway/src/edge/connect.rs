@@ -3,7 +3,7 @@
 
 use super::{
     desc::{Kind, Method},
-    json, limits,
+    guard, json, limits,
     trunk::{Answer, Call, Input, Reply, Trunk},
 };
 use crate::{error, metrics::Dialect};
@@ -15,11 +15,16 @@ use connectrpc::{
     Payload, RequestContext, Response, dispatcher, error::ErrorDetail,
 };
 use futures::{StreamExt, stream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Uri, header};
+use http_body::Body as _;
 use plexus_proto::{reason::Reason, v1};
 use std::sync::Arc;
 use tonic::{Code, Status};
 use tower::ServiceExt;
+
+/// Where requests go that are refused, whatever they ask for.
+const REFUSED_CALL: &str = "/-/Call";
+const REFUSED_STREAM: &str = "/-/Stream";
 
 /// In a request's extensions: it was refused before anything was read, and its dialect must say so.
 #[derive(Clone, Debug)]
@@ -27,7 +32,10 @@ pub(crate) struct Refused(pub(crate) Box<v1::Error>);
 
 /// The runtime over the trunk.
 #[derive(Clone)]
-pub(crate) struct Connect(ConnectRpcService<Bridge>);
+pub(crate) struct Connect {
+    trunk: Trunk,
+    runtime: ConnectRpcService<Bridge>,
+}
 
 /// What the runtime calls.
 struct Bridge(Trunk);
@@ -35,22 +43,53 @@ struct Bridge(Trunk);
 impl Connect {
     /// Puts the runtime in front of the trunk.
     pub(crate) fn new(trunk: Trunk) -> Self {
-        let size = trunk.limits().message_bytes_max;
-        // A body may hold compressed or base64 text of a message, so it is not held to the message's size.
-        let limits = Limits::default().with_max_message_size(size).with_max_request_body_size(2 * size);
-        Self(ConnectRpcService::new(Bridge(trunk)).with_limits(limits))
+        // The runtime's own refusals carry no reason, so it takes more than a call may have. A body may hold
+        // compressed or base64 text of a message.
+        let size = 2 * trunk.limits().message_bytes_max;
+        let limits = Limits::default().with_max_message_size(size).with_max_request_body_size(size);
+        Self { runtime: ConnectRpcService::new(Bridge(trunk.clone())).with_limits(limits), trunk }
     }
 
     /// Answers a request.
     pub(crate) async fn handle(&self, mut request: Request<Body>) -> http::Response<Body> {
-        if let Err(refusal) = deadline(request.headers()) {
-            request.extensions_mut().get_or_insert_with(|| Refused(refusal));
+        if let Err(refusal) = self.check(&request) {
+            let refused = Refused(request.extensions_mut().remove::<Refused>().map_or(refusal, |r| r.0));
+            request = stand_in(request, refused);
         }
-        match self.0.clone().oneshot(request).await {
+        match self.runtime.clone().oneshot(request).await {
             Ok(response) => response.map(Body::new),
             Err(never) => match never {},
         }
     }
+
+    /// Finds what the runtime would refuse without a reason, or not miss.
+    fn check(&self, request: &Request<Body>) -> Result<(), Box<v1::Error>> {
+        let (path, size) = (request.uri().path(), self.trunk.limits().message_bytes_max);
+        if self.trunk.registry().method(path).is_none() {
+            return Err(Box::new(v1::Error::new(Reason::MethodNotFound, format!("no method {path:?}"))));
+        }
+        if request.body().size_hint().lower() > 2 * size as u64 {
+            return Err(Box::new(guard::too_large(size)));
+        }
+        deadline(request.headers())
+    }
+}
+
+/// A request in the same dialect that reaches the bridge for certain, which then tells the refusal.
+fn stand_in(request: Request<Body>, refused: Refused) -> Request<Body> {
+    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |k| k.as_bytes());
+    let enveloped = kind.starts_with(b"application/grpc") || kind.starts_with(b"application/connect+");
+    let streams = kind.starts_with(b"application/connect+");
+    let body = if enveloped { Body::from(&[0; 5][..]) } else { Body::empty() };
+    let mut request = request.map(|_| body);
+    for name in ["content-length", "content-encoding", "connect-content-encoding", "grpc-encoding"] {
+        request.headers_mut().remove(name);
+    }
+    if request.method() == http::Method::POST {
+        *request.uri_mut() = Uri::from_static(if streams { REFUSED_STREAM } else { REFUSED_CALL });
+    }
+    request.extensions_mut().insert(refused);
+    request
 }
 
 /// Checks the deadline, which the runtime would not miss if it cannot be read.
@@ -66,6 +105,11 @@ fn deadline(headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
 }
 
 impl Bridge {
+    /// Bytes of a message at most.
+    fn most(&self) -> usize {
+        self.0.limits().message_bytes_max
+    }
+
     fn method(&self, path: &str) -> Result<Arc<Method>, ConnectError> {
         let found = self.0.registry().method(&format!("/{path}")).cloned();
         found.ok_or_else(|| {
@@ -170,7 +214,10 @@ async fn next(
     }
 }
 
-fn read(method: &Method, format: CodecFormat, message: Bytes) -> Result<Bytes, ConnectError> {
+fn read(method: &Method, format: CodecFormat, message: Bytes, most: usize) -> Result<Bytes, ConnectError> {
+    if message.len() > most {
+        return Err(up(&error::status(&guard::too_large(most))));
+    }
     match format {
         CodecFormat::Json => json::to_proto(&method.input, &message).map_err(|e| up(&error::status(&e))),
         _ => Ok(message),
@@ -200,14 +247,24 @@ fn down(error: ConnectError) -> Status {
     Status::new(Code::from_i32(error.code.grpc_code() as i32), error.message.unwrap_or_default())
 }
 
-fn many(method: &Arc<Method>, format: CodecFormat, requests: dispatcher::RequestStream) -> Input {
+fn many(
+    method: &Arc<Method>,
+    format: CodecFormat,
+    requests: dispatcher::RequestStream,
+    most: usize,
+) -> Input {
     let method = method.clone();
-    Input::Many(requests.map(move |r| r.and_then(|bytes| read(&method, format, bytes)).map_err(down)).boxed())
+    let requests = requests.map(move |r| r.and_then(|bytes| read(&method, format, bytes, most)));
+    Input::Many(requests.map(|r| r.map_err(down)).boxed())
 }
 
 impl Dispatcher for Bridge {
     fn lookup(&self, path: &str) -> Option<dispatcher::MethodDescriptor> {
-        let method = self.method(path).ok()?;
+        if path == &REFUSED_STREAM[1..] {
+            return Some(dispatcher::MethodDescriptor::server_streaming());
+        }
+        // What is not there is a call without side effects, so that a GET of it is told so as well.
+        let Ok(method) = self.method(path) else { return Some(dispatcher::MethodDescriptor::unary(true)) };
         Some(match method.kind {
             Kind::Unary => dispatcher::MethodDescriptor::unary(method.safe),
             Kind::ServerStream => dispatcher::MethodDescriptor::server_streaming(),
@@ -223,7 +280,10 @@ impl Dispatcher for Bridge {
         request: Payload,
         format: CodecFormat,
     ) -> dispatcher::UnaryResult {
-        self.unary(path, &context, format, move |m| Ok(Input::One(read(m, format, request.encoded()?)?)))
+        let most = self.most();
+        self.unary(path, &context, format, move |m| {
+            Ok(Input::One(read(m, format, request.encoded()?, most)?))
+        })
     }
 
     fn call_server_streaming(
@@ -233,7 +293,8 @@ impl Dispatcher for Bridge {
         request: Bytes,
         format: CodecFormat,
     ) -> dispatcher::StreamingResult {
-        self.stream(path, &context, format, move |m| Ok(Input::One(read(m, format, request)?)))
+        let most = self.most();
+        self.stream(path, &context, format, move |m| Ok(Input::One(read(m, format, request, most)?)))
     }
 
     fn call_client_streaming(
@@ -243,7 +304,8 @@ impl Dispatcher for Bridge {
         requests: dispatcher::RequestStream,
         format: CodecFormat,
     ) -> dispatcher::UnaryResult {
-        self.unary(path, &context, format, move |m| Ok(many(m, format, requests)))
+        let most = self.most();
+        self.unary(path, &context, format, move |m| Ok(many(m, format, requests, most)))
     }
 
     fn call_bidi_streaming(
@@ -253,6 +315,7 @@ impl Dispatcher for Bridge {
         requests: dispatcher::RequestStream,
         format: CodecFormat,
     ) -> dispatcher::StreamingResult {
-        self.stream(path, &context, format, move |m| Ok(many(m, format, requests)))
+        let most = self.most();
+        self.stream(path, &context, format, move |m| Ok(many(m, format, requests, most)))
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::oneshot;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Bytes of a refused body that are read, at most.
 const PATIENCE_BYTES: usize = 4 << 20;
@@ -28,6 +28,13 @@ const PATIENCE_SILENCE: Duration = Duration::from_millis(100);
 pub(crate) fn too_large(limit: usize) -> v1::Error {
     v1::Error::new(Reason::MessageTooLarge, format!("the request is over the limit of {limit} bytes"))
         .with("limit", limit)
+}
+
+/// Tells whether tonic itself refused a message for its size, which it does without a reason: one that is
+/// too large only once it is decompressed is found there.
+pub(crate) fn is_bare_limit(status: &Status) -> bool {
+    let limit = matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange);
+    limit && status.details().is_empty() && status.message().contains("limit")
 }
 
 /// Reads a whole body of at most `limit` bytes.

@@ -5,7 +5,7 @@
 use super::{
     desc::{Method, Registry},
     drain::Drain,
-    json,
+    guard, json,
     limits::{self, Bounded, Tally, Trailers, Trailing, Verdict},
 };
 use crate::{
@@ -170,6 +170,9 @@ impl Trunk {
             Tally::done(metrics, dialect, name.to_owned(), Code::DeadlineExceeded);
             return error::status(&limits::expired()).into_http();
         };
+        if Status::from_header_map(response.headers()).is_some_and(|s| guard::is_bare_limit(&s)) {
+            response = error::status(&guard::too_large(limits.message_bytes_max)).into_http();
+        }
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());
         if streams && code == Code::Ok {

@@ -36,7 +36,7 @@ use std::{
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
-use tonic::{Request, Response, Status, server::NamedService, service::Routes};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, server::NamedService, service::Routes};
 
 /// The node that paths without a node mean; it is made on first use.
 const DEFAULT: &str = "default";
@@ -55,9 +55,18 @@ pub(crate) struct Service {
 pub fn routes(router: Router, limits: &config::Limits) -> (Routes, Vec<&'static str>) {
     let service = Service { router, limits: Arc::new(limits.clone()) };
     let size = limits.message_bytes_max;
-    let routes = Routes::new(NodeServiceServer::new(service.clone()).max_decoding_message_size(size))
-        .add_service(PeerServiceServer::new(service.clone()).max_decoding_message_size(size))
-        .add_service(TopicServiceServer::new(service).max_decoding_message_size(size));
+    // The generated servers share no trait that could say this once.
+    macro_rules! served {
+        ($server:ident) => {
+            $server::new(service.clone())
+                .max_decoding_message_size(size)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip)
+        };
+    }
+    let routes = Routes::new(served!(NodeServiceServer))
+        .add_service(served!(PeerServiceServer))
+        .add_service(served!(TopicServiceServer));
     (routes, names())
 }
 

@@ -177,13 +177,14 @@ impl Run {
     }
 
     async fn go_on(self: Box<Self>, mut reply: Box<Reply>) -> (Happening, Step) {
-        if let Some(credit) = &self.credit {
-            // Fails only once closed, and it never is.
-            if let Ok(permit) = credit.acquire().await {
+        if let Some(answer) = reply.next().await {
+            // Only events cost credit: the end of a call comes without.
+            if let Some(credit) = &self.credit
+                // Fails only once closed, and it never is.
+                && let Ok(permit) = credit.acquire().await
+            {
                 permit.forget();
             }
-        }
-        if let Some(answer) = reply.next().await {
             return match self.answer(&answer, false) {
                 failed @ Happening::Failed(_) => (failed, Step::Over),
                 answer => (answer, Step::Open(self, reply)),

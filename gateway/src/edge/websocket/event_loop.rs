@@ -33,6 +33,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::{Semaphore, mpsc},
     time::{Instant, Interval, MissedTickBehavior},
 };
@@ -47,6 +48,9 @@ const BATCH: usize = 64;
 
 /// How long a close may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of a frame too large that are read and dropped, so that its sender hears why.
+const HEAR_OUT_BYTES: usize = 4 << 20;
 
 /// Credit that a call may hold at most.
 const CREDIT_MAX: usize = 1 << 20;
@@ -104,6 +108,8 @@ enum Input {
 enum End {
     /// The client is gone.
     Gone,
+    /// The client closed and waits for our close.
+    Left,
     /// We end it, and say so.
     Close(Box<v1::Error>, u16),
 }
@@ -147,7 +153,8 @@ impl EventLoop {
                 break end;
             }
         };
-        self.close(end).await;
+        // Boxed, so that a session that stays does not carry the size of its end.
+        Box::pin(self.close(end)).await;
     }
 
     async fn next(&mut self) -> Input {
@@ -159,27 +166,31 @@ impl EventLoop {
         if Pin::new(&mut self.leave).poll(context).is_ready() {
             return Poll::Ready(Input::Leave);
         }
-        if self.out.len() < BATCH
-            && self.has_room()
-            && let Poll::Ready(Some((id, happening))) = self.calls.poll_next_unpin(context)
-        {
-            return Poll::Ready(Input::Happened(id, happening));
-        }
-        if let Poll::Ready(Err(error)) = self.poll_write(context) {
-            return Poll::Ready(Input::Lost(Some(error)));
-        }
-        if self.has_room() {
-            match Pin::new(&mut self.socket).poll_next(context) {
-                Poll::Ready(Some(Ok(message))) => return Poll::Ready(Input::Frame(message)),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Input::Lost(Some(error))),
-                Poll::Ready(None) => return Poll::Ready(Input::Lost(None)),
-                Poll::Pending => {}
+        loop {
+            let takes = self.out.len() < BATCH && self.has_room();
+            if takes && let Poll::Ready(Some((id, happening))) = self.calls.poll_next_unpin(context) {
+                return Poll::Ready(Input::Happened(id, happening));
+            }
+            if let Poll::Ready(Err(error)) = self.poll_write(context) {
+                return Poll::Ready(Input::Lost(Some(error)));
+            }
+            if self.has_room() {
+                match Pin::new(&mut self.socket).poll_next(context) {
+                    Poll::Ready(Some(Ok(message))) => return Poll::Ready(Input::Frame(message)),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Input::Lost(Some(error))),
+                    Poll::Ready(None) => return Poll::Ready(Input::Lost(None)),
+                    Poll::Pending => {}
+                }
+            }
+            if self.clock.poll_tick(context).is_ready() {
+                return Poll::Ready(Input::Tick);
+            }
+            // Calls that were passed over are looked at once what waited is written; a socket that takes
+            // nothing wakes us when it does.
+            if takes || !self.out.is_empty() {
+                return Poll::Pending;
             }
         }
-        if self.out.len() == BATCH || self.clock.poll_tick(context).is_ready() {
-            return Poll::Ready(Input::Tick);
-        }
-        Poll::Pending
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -274,7 +285,7 @@ impl EventLoop {
                 let text = "text frames carry plexus.v1.json, binary frames plexus.v1.proto";
                 return Err(End::Close(Box::new(v1::Error::new(Reason::BadFrame, text)), 1003));
             }
-            (_, Message::Close(_)) => return Err(End::Gone),
+            (_, Message::Close(_)) => return Err(End::Left),
             _ => return Ok(()),
         };
         match self.form.read(&bytes) {
@@ -377,7 +388,16 @@ impl EventLoop {
 
     /// Says why, closes the WebSocket with the same code, and waits shortly for the client's close.
     async fn close(mut self, end: End) {
-        let End::Close(error, code) = end else { return };
+        let (error, code) = match end {
+            End::Gone => return,
+            End::Left => {
+                // The answer to a close is written while reading on.
+                let farewell = async { while let Some(Ok(_)) = self.socket.next().await {} };
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
+                return;
+            }
+            End::Close(error, code) => (error, code),
+        };
         let wait = error.retry_after.as_ref().and_then(|d| Duration::try_from(*d).ok()).unwrap_or_default();
         let close = session_frame::Close {
             code: code.into(),
@@ -395,9 +415,24 @@ impl EventLoop {
             poll_fn(|context| self.poll_write(context)).await?;
             self.socket.send(Message::Close(Some(close))).await?;
             while let Some(Ok(_)) = self.socket.next().await {}
+            self.hear_out().await;
             Ok::<_, Error>(())
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
+    }
+
+    /// Takes what is still on its way: a socket closed with unread bytes is reset, and a reset overtakes
+    /// the close frame. After a frame too large tungstenite reads no more, so this reads beneath it.
+    async fn hear_out(&mut self) {
+        let (io, mut rest) = (self.socket.get_mut(), vec![0; 4 << 10]);
+        let _ = io.shutdown().await;
+        let mut left = HEAR_OUT_BYTES;
+        while let Ok(n @ 1..) = io.read(&mut rest).await {
+            left = left.saturating_sub(n);
+            if left == 0 {
+                return;
+            }
+        }
     }
 }
 
