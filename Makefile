@@ -23,7 +23,7 @@ unit: ## Unit tests and the suite that every carrier of the bus passes
 
 e2e: ## The whole product, on each bus in turn
 	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4
-	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows::
+	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow::
 	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows::
 
 prepare: ## Install what the tests need: redis-server

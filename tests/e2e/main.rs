@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod arrows;
+mod dialects;
 mod docs;
 mod foreign;
 mod rehome;
+mod slow;
 mod topics;
+mod websocket;

@@ -92,7 +92,7 @@ impl Http {
             let body = body.collect().await?.to_bytes();
             bail!("{}: {}", parts.status, String::from_utf8_lossy(&body));
         }
-        Ok(Lines { headers: parts.headers, body, rest: BytesMut::new(), _connection: connection })
+        Ok(Lines::new(parts, body, connection))
     }
 
     /// Follows a path as server-sent events.
@@ -102,7 +102,8 @@ impl Http {
         self.lines(path, &headers).await
     }
 
-    async fn open(
+    /// Sends a request and answers the head, the body to come, and the connection's task.
+    pub async fn open(
         &self,
         method: Method,
         path: &str,
@@ -110,6 +111,18 @@ impl Http {
         body: Bytes,
     ) -> Result<(http::response::Parts, Incoming, JoinSet<()>)> {
         let stream = TcpStream::connect(self.address).await?;
+        self.open_on(stream, method, path, headers, body).await
+    }
+
+    /// The same on a socket that is connected already.
+    pub async fn open_on(
+        &self,
+        stream: TcpStream,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<(http::response::Parts, Incoming, JoinSet<()>)> {
         stream.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut tasks = JoinSet::new();
@@ -149,6 +162,11 @@ pub struct Event {
 }
 
 impl Lines {
+    /// Reads a body line by line.
+    pub fn new(head: http::response::Parts, body: Incoming, connection: JoinSet<()>) -> Self {
+        Self { headers: head.headers, body, rest: BytesMut::new(), _connection: connection }
+    }
+
     /// The next line; `None` at the end.
     pub async fn line(&mut self) -> Result<Option<String>> {
         loop {
