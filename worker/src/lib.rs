@@ -7,11 +7,13 @@ mod error;
 pub mod host;
 mod metrics;
 pub mod node;
+mod pulse;
 pub mod swarm;
 
 pub use config::{Config, incarnation};
 pub use error::{Error, Refusal, refuse};
 pub use metrics::Metrics;
+pub use pulse::{Alive, Pulse};
 
 use host::Seal;
 use plexus_bus::Bus;
@@ -27,6 +29,7 @@ pub struct Worker {
     bus: Bus,
     metrics: Metrics,
     ready: watch::Sender<bool>,
+    alive: Alive,
 }
 
 /// Tells whether a worker may host nodes; cheap to clone, and outlives the worker.
@@ -51,7 +54,8 @@ impl Worker {
         let id = config.check()?;
         let seal = Seal::load(&config.keys)?;
         let metrics = Metrics::default();
-        Ok(Self { config: Arc::new(config), id, seal, bus, metrics, ready: watch::Sender::new(false) })
+        let (ready, alive) = (watch::Sender::new(false), Alive::default());
+        Ok(Self { config: Arc::new(config), id, seal, bus, metrics, ready, alive })
     }
 
     /// The counters, to be registered once.
@@ -64,12 +68,18 @@ impl Worker {
         Ready(self.ready.subscribe())
     }
 
+    /// A handle that tells whether the loops turn.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
+    }
+
     /// Hosts nodes until `stop`, then hands each over and ends the lease; at most [`Config::drain`].
     pub async fn run(self, stop: CancellationToken) {
         let spawn: host::Spawn =
             Arc::new(|start, stop| Box::pin(node::event_loop::EventLoop::new(start).run(stop)));
-        let Self { config, id, seal, bus, metrics, ready } = self;
-        host::EventLoop::new(config, &id, bus, seal, metrics, ready, spawn).run(stop).await;
+        let Self { config, id, seal, bus, metrics, ready, alive } = self;
+        let probes = host::Probes { ready, alive };
+        host::EventLoop::new(config, &id, bus, seal, metrics, probes, spawn).run(stop).await;
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     placement::Placement,
 };
 use crate::{
-    Config, Metrics,
+    Alive, Config, Metrics, Pulse,
     clock::Moment,
     node::{Ended, Note, Start},
 };
@@ -56,6 +56,14 @@ const CHECKS_MAX: usize = 64;
 /// Runs a node; [`crate::node::event_loop::EventLoop`] outside of tests.
 pub(crate) type Spawn = Arc<dyn Fn(Start, CancellationToken) -> BoxFuture<'static, Ended> + Send + Sync>;
 
+/// What probes look at.
+pub(crate) struct Probes {
+    /// Whether the lease is held.
+    pub(crate) ready: watch::Sender<bool>,
+    /// Whether the loops turn.
+    pub(crate) alive: Alive,
+}
+
 /// The host of a worker.
 pub(crate) struct EventLoop {
     config: Arc<Config>,
@@ -64,8 +72,7 @@ pub(crate) struct EventLoop {
     /// Makes nodes, and holds what seals their keys.
     maker: Maker,
     spawn: Spawn,
-    /// Whether the lease is held; for probes.
-    ready: watch::Sender<bool>,
+    probes: Probes,
     lease: Lease,
     /// The deadline as nodes read it; a new channel for each incarnation, so that none lives on.
     deadline: watch::Sender<Moment>,
@@ -121,6 +128,7 @@ pub(crate) struct EventLoop {
 struct Task {
     node: NodeName,
     abort: AbortHandle,
+    pulse: Pulse,
     /// When it is cut off.
     until: Option<Moment>,
 }
@@ -159,7 +167,7 @@ impl EventLoop {
         bus: Bus,
         seal: Seal,
         metrics: Metrics,
-        ready: watch::Sender<bool>,
+        probes: Probes,
         spawn: Spawn,
     ) -> Self {
         let now = Moment::now();
@@ -174,7 +182,7 @@ impl EventLoop {
             bus,
             metrics,
             spawn,
-            ready,
+            probes,
             deadline: watch::Sender::new(Moment::PAST),
             era: watch::Sender::new(None),
             root: CancellationToken::new(),
@@ -240,7 +248,7 @@ impl EventLoop {
         }
         match input {
             Input::Stop => self.leave(now),
-            Input::Tick => {}
+            Input::Tick => self.probes.alive.beat(self.running.values().map(|task| &task.pulse)),
             Input::Ended(task, ended) => self.ended(task, ended, now),
             Input::Done(done) => self.done(*done, now),
             Input::Note(node, note) => return self.noted(&node, note),
@@ -253,7 +261,7 @@ impl EventLoop {
 
     /// Cuts off what is left, and gives back what can be.
     async fn close(mut self) {
-        self.ready.send_replace(false);
+        self.probes.ready.send_replace(false);
         self.root.cancel();
         self.tasks.shutdown().await;
         self.work.shutdown().await;
@@ -419,7 +427,7 @@ impl EventLoop {
         match step {
             Step::Begun => {
                 tracing::info!(incarnation = %self.lease.incarnation(), "lease held");
-                self.ready.send_replace(true);
+                self.probes.ready.send_replace(true);
                 self.survey_at = now;
                 self.forget_at = now.after(LIVES_INTERVAL * 2);
             }
@@ -437,7 +445,7 @@ impl EventLoop {
         self.metrics.fences.inc();
         self.lease.fence();
         self.deadline.send_replace(Moment::PAST);
-        self.ready.send_replace(false);
+        self.probes.ready.send_replace(false);
         self.root.cancel();
         let until = now.after(FENCE_TIME);
         self.running.values_mut().for_each(|task| task.limit(until));
@@ -450,7 +458,7 @@ impl EventLoop {
 
     fn leave(&mut self, now: Moment) {
         tracing::info!(nodes = self.hosted.len(), "draining");
-        self.ready.send_replace(false);
+        self.probes.ready.send_replace(false);
         self.lease.drain();
         self.feeds.anyone = None;
         self.drain_until = Some(now.after(self.config.drain));

@@ -22,5 +22,5 @@ mod lease;
 mod material;
 mod placement;
 
-pub(crate) use event_loop::{EventLoop, Spawn};
+pub(crate) use event_loop::{EventLoop, Probes, Spawn};
 pub(crate) use identity::Seal;

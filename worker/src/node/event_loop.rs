@@ -19,7 +19,7 @@ use super::{
     work::{self, Done},
 };
 use crate::{
-    Config, Metrics,
+    Config, Metrics, Pulse,
     clock::{Moment, Now},
     swarm::{BehaviourEvent, gossip},
 };
@@ -111,6 +111,8 @@ pub struct EventLoop {
     /// The revision that the host last heard of.
     changed: watch::Receiver<u64>,
     notes: mpsc::Sender<(NodeName, Note)>,
+    /// Shows that the loop turns.
+    pulse: Pulse,
     clock: Pin<Box<Sleep>>,
     pub(super) ticked: Moment,
     pub(super) surveyed: Moment,
@@ -204,6 +206,7 @@ impl EventLoop {
             era: start.era,
             changed: start.changed,
             notes: start.notes,
+            pulse: start.pulse,
         };
         // Known and wanted logs are opened by the carrier; with the pins these are all.
         node.apply_policies();
@@ -262,6 +265,7 @@ impl EventLoop {
     }
 
     fn apply(&mut self, input: Input) {
+        self.pulse.beat();
         // P2: the deadline first, before one event, reply or command is handled.
         if !self.swarm.holds() {
             return self.end(Ended::Fenced);
@@ -492,6 +496,7 @@ mod tests {
             bus: Bus::open(&plexus_bus::Config::default()).await.unwrap(),
             config: Arc::new(Config { allow_private_addresses: true, ..Default::default() }),
             metrics: Metrics::default(),
+            pulse: Pulse::default(),
             notes: mpsc::channel(1).0,
         })
     }
@@ -507,6 +512,15 @@ mod tests {
         assert_eq!(held.ended, None);
         assert!(!held.work.is_empty(), "it opens its logs");
         assert!(held.swarm.see().is_none(), "it has no swarm before they are open");
+    }
+
+    #[tokio::test]
+    async fn each_wake_shows_that_the_loop_turns() {
+        let mut node = node(Moment::now().after(Duration::from_secs(60))).await;
+        node.pulse = Pulse::stale(Duration::from_secs(60));
+        let before = node.pulse.last();
+        node.apply(Input::Tick);
+        assert!(node.pulse.last() > before);
     }
 
     #[tokio::test]

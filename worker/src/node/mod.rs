@@ -27,7 +27,7 @@ mod work;
 pub(crate) mod log;
 pub(crate) mod peers;
 
-use crate::{Config, Metrics, clock::Moment};
+use crate::{Config, Metrics, Pulse, clock::Moment};
 use libp2p::identity::Keypair;
 use plexus_bus::{Bus, Era, Grant, Incarnation, NodeName};
 use plexus_proto::bus::{NodeRecord, NodeState};
@@ -62,6 +62,8 @@ pub struct Start {
     pub config: Arc<Config>,
     /// The worker's counters.
     pub metrics: Metrics,
+    /// Where the loop shows that it turns.
+    pub pulse: Pulse,
     /// Where notes to the host go; the host never waits for the node, nor the node for the host.
     pub notes: mpsc::Sender<(NodeName, Note)>,
 }

@@ -102,6 +102,7 @@ async fn start(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec) -> Running {
         bus: bus.clone(),
         config: Arc::new(config),
         metrics: Metrics::default(),
+        pulse: crate::Pulse::default(),
         notes: notes_tx,
     });
     let stop = CancellationToken::new();

@@ -4,6 +4,7 @@
 
 use super::{Claimed, EventLoop, FENCE_TIME, Task};
 use crate::{
+    Pulse,
     clock::Moment,
     host::errands::{self, Hold, Load, Loaded},
     node::{Ended, Note, Start},
@@ -159,6 +160,7 @@ impl EventLoop {
         hosted.changed.send_if_modified(|known| {
             std::mem::replace(known, (*known).max(loaded.revision)) < loaded.revision
         });
+        let pulse = Pulse::default();
         let start = Start {
             name: node.clone(),
             worker: self.lease.incarnation().clone(),
@@ -173,12 +175,13 @@ impl EventLoop {
             bus: self.bus.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
+            pulse: pulse.clone(),
             notes: self.note_sender.clone(),
         };
         let stop = self.root.child_token();
         hosted.phase = Phase::Running { stop: stop.clone(), since: now };
         let abort = self.tasks.spawn((self.spawn)(start, stop));
-        self.running.insert(abort.id(), Task { node, abort, until: None });
+        self.running.insert(abort.id(), Task { node, abort, pulse, until: None });
         self.metrics.starts.inc();
         self.metrics.nodes.set(self.running.len().try_into().unwrap_or(i64::MAX));
     }

@@ -22,6 +22,7 @@ struct Started {
     deadline: watch::Receiver<Moment>,
     changed: watch::Receiver<u64>,
     notes: mpsc::Sender<(NodeName, Note)>,
+    pulse: Pulse,
     stop: CancellationToken,
     end: oneshot::Sender<End>,
 }
@@ -38,6 +39,7 @@ struct Host {
     tasks: JoinSet<()>,
     stop: CancellationToken,
     ready: watch::Receiver<bool>,
+    alive: Alive,
     started: mpsc::Receiver<Started>,
 }
 
@@ -54,10 +56,12 @@ impl Host {
         let (ready, stop) = (watch::Sender::new(false), CancellationToken::new());
         let seal = Seal::load(&config.keys).unwrap();
         let handle = ready.subscribe();
-        let host = EventLoop::new(Arc::new(config), id, bus.clone(), seal, Metrics::default(), ready, spawn);
+        let alive = Alive::default();
+        let probes = Probes { ready, alive: alive.clone() };
+        let host = EventLoop::new(Arc::new(config), id, bus.clone(), seal, Metrics::default(), probes, spawn);
         let mut tasks = JoinSet::new();
         tasks.spawn(host.run(stop.clone()));
-        Self { tasks, stop, ready: handle, started }
+        Self { tasks, stop, ready: handle, alive, started }
     }
 
     async fn next(&mut self) -> Started {
@@ -81,6 +85,7 @@ async fn pretend(start: Start, stop: CancellationToken, starts: mpsc::Sender<Sta
         deadline: start.deadline,
         changed: start.changed,
         notes: start.notes,
+        pulse: start.pulse,
         stop: stop.clone(),
         end,
     };
@@ -379,6 +384,21 @@ async fn a_lost_lease_stops_every_node_and_brings_it_back_under_another_name() {
     assert_ne!(after.worker, before.worker);
     assert!(after.grant.epoch > before.grant.epoch);
     assert_eq!(after.peer, before.peer);
+}
+
+#[tokio::test]
+async fn a_node_that_stands_still_fails_the_liveness_probe_until_it_has_ended() {
+    let bus = bus().await;
+    let mut host = Host::start("a", &bus, settings());
+    made(&bus, "n").await;
+    let (started, second) = (host.next().await, Duration::from_secs(1));
+    eventually("it is seen", || async { !host.alive.is_alive(second) }).await;
+    assert!(host.alive.is_alive(LIMIT), "for its bound, it is well");
+    started.pulse.beat();
+    eventually("it turned", || async { host.alive.is_alive(second) }).await;
+    eventually("it is seen again", || async { !host.alive.is_alive(second) }).await;
+    started.end.send(End::With(Ended::Failed("no luck".into()))).ok().unwrap();
+    eventually("it does not count", || async { host.alive.is_alive(second) }).await;
 }
 
 #[tokio::test]
