@@ -10,6 +10,7 @@ pub mod edge;
 pub mod error;
 pub mod frame;
 pub mod metrics;
+pub mod pulse;
 pub mod router;
 pub mod service;
 
@@ -17,6 +18,7 @@ use config::Config;
 use edge::{Edge, Served};
 use metrics::Metrics;
 use plexus_bus::Bus;
+use pulse::Pulse;
 use router::Router;
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,7 @@ pub struct Gateway {
     /// Who waits for answers and messages.
     waiting: router::EventLoop,
     metrics: Metrics,
+    pulse: Pulse,
 }
 
 impl Gateway {
@@ -56,7 +59,8 @@ impl Gateway {
         let healthy = Arc::new(move || healthy.healthy());
         let served = Served { routes, services, descriptors: Vec::new(), healthy };
         let edge = Edge::bind(&config, served, metrics.clone()).await?;
-        Ok(Self { edge, waiting, metrics })
+        let pulse = Pulse::new([edge.beat(), waiting.beat()]);
+        Ok(Self { edge, waiting, metrics, pulse })
     }
 
     /// Says where it listens.
@@ -67,6 +71,11 @@ impl Gateway {
     /// What it counts, to be registered once.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Tells whether its loops turn, also while it runs.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Serves until `stop`, then drains: calls finish, streams end, and only then nobody waits any more.

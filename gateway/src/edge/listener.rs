@@ -6,7 +6,7 @@ use super::{
     drain::Drain,
     wire::{Pace, Wire},
 };
-use crate::{config::Limits, metrics::Metrics};
+use crate::{config::Limits, metrics::Metrics, pulse::Beat};
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
@@ -18,12 +18,16 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Interval, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 
 /// Pause after an accept that failed: the process is out of descriptors, and trying at once only spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Time between two turns of the loop where nobody comes.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Time to let go of what was cut.
 const CUT_PAUSE: Duration = Duration::from_secs(1);
@@ -50,12 +54,18 @@ pub(crate) struct Listener<S> {
     drain: Drain,
     /// What is counted.
     metrics: Metrics,
+    /// No accept before this.
+    rest_until: Instant,
+    clock: Interval,
+    /// That the loop turns.
+    beat: Beat,
 }
 
 /// What the loop waits for.
 enum Input {
     Accepted(TcpStream, SocketAddr, OwnedSemaphorePermit),
     Failed(io::Error),
+    Tick,
 }
 
 impl<S> Listener<S>
@@ -65,6 +75,8 @@ where
 {
     /// Serves `app` on a bound socket.
     pub(crate) fn new(socket: TcpListener, app: S, limits: Limits, drain: Drain, metrics: Metrics) -> Self {
+        let mut clock = tokio::time::interval(TICK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             socket,
             app,
@@ -74,6 +86,9 @@ where
             graceful: GracefulShutdown::new(),
             drain,
             metrics,
+            rest_until: Instant::now(),
+            clock,
+            beat: Beat::new(),
         }
     }
 
@@ -82,35 +97,45 @@ where
         self.socket.local_addr()
     }
 
+    /// That the loop turns.
+    pub(crate) fn beat(&self) -> Beat {
+        self.beat.clone()
+    }
+
     /// Accepts until `stop`, then drains.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         while let Some(input) = self.next(&stop).await {
+            self.beat.beat();
             self.apply(input);
         }
+        self.beat.end();
         self.close().await;
     }
 
-    async fn next(&self, stop: &CancellationToken) -> Option<Input> {
+    async fn next(&mut self, stop: &CancellationToken) -> Option<Input> {
         let accept = async {
+            tokio::time::sleep_until(self.rest_until).await;
             let slot = self.slots.clone().acquire_owned().await.expect("the slots are never closed");
             match self.socket.accept().await {
                 Ok((socket, peer)) => Input::Accepted(socket, peer, slot),
-                Err(e) => {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    Input::Failed(e)
-                }
+                Err(error) => Input::Failed(error),
             }
         };
         tokio::select! {
             () = stop.cancelled() => None,
+            _ = self.clock.tick() => Some(Input::Tick),
             input = accept => Some(input),
         }
     }
 
-    fn apply(&self, input: Input) {
+    fn apply(&mut self, input: Input) {
         match input {
             Input::Accepted(socket, peer, slot) => self.serve(socket, peer, slot),
-            Input::Failed(error) => tracing::warn!(%error, "accept failed"),
+            Input::Failed(error) => {
+                tracing::warn!(%error, "accept failed");
+                self.rest_until = Instant::now() + ACCEPT_PAUSE;
+            }
+            Input::Tick => {}
         }
     }
 

@@ -30,7 +30,7 @@ pub use desc::Error;
 pub use limits::Trailers;
 pub use listener::Peer;
 
-use crate::{config::Config, metrics::Metrics};
+use crate::{config::Config, metrics::Metrics, pulse::Beat};
 use app::App;
 use auth::Auth;
 use desc::Registry;
@@ -106,6 +106,11 @@ impl Edge {
     /// Says where it listens.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Turns of the accept loop.
+    pub(crate) fn beat(&self) -> Beat {
+        self.listener.beat()
     }
 
     /// Serves until `stop`, then drains: not serving, no new connections, streams end, calls finish.

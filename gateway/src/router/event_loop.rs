@@ -7,7 +7,7 @@ use super::{
     pending::{Act, Pending, Standing},
     subscriptions::{self, Order, Subscriptions},
 };
-use crate::config;
+use crate::{config, pulse::Beat};
 use futures::{
     Stream, StreamExt,
     stream::{AbortHandle, Abortable, SelectAll},
@@ -74,6 +74,8 @@ pub struct EventLoop {
     counted: Instant,
     /// Nothing new is taken; the loop ends when nobody waits.
     draining: bool,
+    /// That the loop turns.
+    beat: Beat,
 }
 
 /// Subscriptions that a gateway always has.
@@ -81,6 +83,26 @@ struct Heard {
     replies: Subscription,
     ownership: Subscription,
     records: Subscription,
+}
+
+impl Heard {
+    /// Subscribes, again and again until the bus answers.
+    async fn open(bus: Bus, gateway: GatewayId) -> Self {
+        loop {
+            let heard = async {
+                let replies = bus.subscribe(Subject::Replies(gateway.clone())).await?;
+                let ownership = bus.subscribe(Subject::Ownership).await?;
+                let records = bus.subscribe(Subject::Records).await?;
+                bus.attend(&gateway).await?;
+                Ok::<_, Error>(Self { replies, ownership, records })
+            };
+            match heard.await {
+                Ok(heard) => return heard,
+                Err(error) => tracing::warn!(%error, "the bus cannot be heard yet"),
+            }
+            tokio::time::sleep(OPEN_RETRY).await;
+        }
+    }
 }
 
 /// Live entries of one topic.
@@ -139,40 +161,42 @@ impl EventLoop {
             attended: now,
             counted: now,
             draining: false,
+            beat: Beat::new(),
         }
+    }
+
+    /// That the loop turns.
+    pub(crate) fn beat(&self) -> Beat {
+        self.beat.clone()
     }
 
     /// Runs until `stop`; then it refuses what is new, ends streams with `DRAINING` and waits for the
     /// answers that are still due.
     pub async fn run(mut self, stop: CancellationToken) {
-        if stop.run_until_cancelled(self.open()).await.is_none() {
-            return;
+        if stop.run_until_cancelled(self.open()).await.is_some() {
+            while let Some(input) = self.next(&stop).await {
+                self.beat.beat();
+                self.apply(input);
+                self.act();
+            }
         }
-        while let Some(input) = self.next(&stop).await {
-            self.apply(input);
-            self.act();
-        }
+        self.beat.end();
         self.close().await;
     }
 
-    /// Listens to what a gateway must hear before it may ask anything.
+    /// Listens to what a gateway must hear before it may ask anything. A bus that does not answer is no
+    /// reason to call the loop dead.
     async fn open(&mut self) {
+        let heard = Heard::open(self.bus.clone(), self.gateway.clone());
+        tokio::pin!(heard);
         loop {
-            let heard = async {
-                let replies = self.bus.subscribe(Subject::Replies(self.gateway.clone())).await?;
-                let ownership = self.bus.subscribe(Subject::Ownership).await?;
-                let records = self.bus.subscribe(Subject::Records).await?;
-                self.bus.attend(&self.gateway).await?;
-                Ok::<_, Error>(Heard { replies, ownership, records })
-            };
-            match heard.await {
-                Ok(heard) => {
+            tokio::select! {
+                heard = &mut heard => {
                     self.heard = Some(heard);
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "the bus cannot be heard yet"),
+                _ = self.clock.tick() => self.beat.beat(),
             }
-            tokio::time::sleep(OPEN_RETRY).await;
         }
     }
 
