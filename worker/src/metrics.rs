@@ -1,5 +1,6 @@
 //! What a worker counts. Labels are closed sets; no peer, topic or node is ever one.
 
+use crate::swarm::Counters;
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
@@ -28,11 +29,14 @@ pub struct Metrics {
     pub dropped: Counter,
     /// Dials that the guard refused.
     pub dials_refused: Counter,
+    /// libp2p's own counters.
+    pub libp2p: Counters,
 }
 
 impl Metrics {
-    /// Registers every counter under `plexus_worker_…`.
+    /// Registers every counter: ours under `plexus_worker_…`, libp2p's own under `libp2p_…`.
     pub fn register(&self, registry: &mut Registry) {
+        self.libp2p.register(registry);
         let registry = registry.sub_registry_with_prefix("plexus_worker");
         registry.register("nodes", "Nodes that run here", self.nodes.clone());
         registry.register("node_starts", "Times a node was started", self.starts.clone());

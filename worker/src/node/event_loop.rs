@@ -162,7 +162,7 @@ impl EventLoop {
         let mut node = Self {
             status: Status::new(&start.state, now),
             author: start.key.public().to_peer_id().to_bytes().into(),
-            swarm: Leased::new(start.deadline),
+            swarm: Leased::new(start.deadline, start.metrics.libp2p.clone()),
             ids: None,
             log: Log::new(start.grant, Limits::of(limits)),
             calls: Calls::new(

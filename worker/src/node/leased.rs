@@ -4,7 +4,7 @@
 
 use crate::{
     clock::Moment,
-    swarm::{Behaviour, BehaviourEvent},
+    swarm::{Behaviour, BehaviourEvent, Counters, Recorder},
 };
 use futures::Stream;
 use libp2p::{Swarm, swarm::SwarmEvent};
@@ -22,14 +22,15 @@ pub(crate) type Event = SwarmEvent<BehaviourEvent>;
 
 /// A swarm that stands still once the lease is over.
 pub(crate) struct Leased {
-    swarm: Option<Swarm<Behaviour>>,
+    swarm: Option<(Swarm<Behaviour>, Recorder)>,
+    counters: Counters,
     deadline: watch::Receiver<Moment>,
 }
 
 impl Leased {
     /// Begins without a swarm.
-    pub(crate) fn new(deadline: watch::Receiver<Moment>) -> Self {
-        Self { swarm: None, deadline }
+    pub(crate) fn new(deadline: watch::Receiver<Moment>, counters: Counters) -> Self {
+        Self { swarm: None, counters, deadline }
     }
 
     /// Tells whether the lease holds at this very moment.
@@ -44,7 +45,8 @@ impl Leased {
 
     /// Takes a swarm, in place of the former.
     pub(crate) fn put(&mut self, swarm: Swarm<Behaviour>) {
-        self.swarm = Some(swarm);
+        let recorder = Recorder::new(self.counters.clone(), *swarm.local_peer_id());
+        self.swarm = Some((swarm, recorder));
     }
 
     /// Drops the swarm.
@@ -54,12 +56,12 @@ impl Leased {
 
     /// The swarm, to act with; `None` past the deadline or without one.
     pub(crate) fn act(&mut self) -> Option<&mut Swarm<Behaviour>> {
-        if self.holds() { self.swarm.as_mut() } else { None }
+        if self.holds() { self.swarm.as_mut().map(|(swarm, _)| swarm) } else { None }
     }
 
     /// The swarm, to look at.
     pub(crate) fn see(&self) -> Option<&Swarm<Behaviour>> {
-        self.swarm.as_ref()
+        self.swarm.as_ref().map(|(swarm, _)| swarm)
     }
 
     /// Waits for events, up to 64 that are ready together. `None`: the lease is over. Cancel-safe: an
@@ -74,9 +76,12 @@ impl Leased {
             if !self.holds() {
                 return Poll::Ready(None);
             }
-            let Some(swarm) = &mut self.swarm else { break };
+            let Some((swarm, recorder)) = &mut self.swarm else { break };
             match Pin::new(swarm).poll_next(cx) {
-                Poll::Ready(Some(event)) => events.push(event),
+                Poll::Ready(Some(event)) => {
+                    recorder.record(&event);
+                    events.push(event);
+                }
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }

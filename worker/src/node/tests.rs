@@ -73,6 +73,10 @@ async fn take(bus: &Bus, name: &NodeName) -> (plexus_bus::Incarnation, Grant) {
 }
 
 async fn start(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec) -> Running {
+    start_counted(bus, id, seed, spec, Metrics::default()).await
+}
+
+async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metrics: Metrics) -> Running {
     let name = NodeName::new("default", id).unwrap();
     let key = key(seed);
     bus.enlist(&name, &key.public().to_peer_id().to_bytes()).await.unwrap();
@@ -101,7 +105,7 @@ async fn start(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec) -> Running {
         changed: changed_rx,
         bus: bus.clone(),
         config: Arc::new(config),
-        metrics: Metrics::default(),
+        metrics,
         pulse: crate::Pulse::default(),
         notes: notes_tx,
     });
@@ -297,6 +301,47 @@ async fn two_nodes_hear_each_other() {
     a.publish(message("demo", "from a")).await.unwrap();
     eventually(|| async { b.logged("demo").await == ["from b", "from a"] }).await;
     assert_eq!(a.logged("demo").await, ["from b", "from a"], "an own message is logged once");
+}
+
+#[tokio::test]
+async fn libp2ps_own_metrics_of_all_nodes_are_in_one_scrape_and_name_none_of_them() {
+    let (bus, metrics) = (bus().await, Metrics::default());
+    let mut registry = prometheus_client::registry::Registry::default();
+    metrics.register(&mut registry);
+    let scrape = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    };
+    let port: u64 = rand::random();
+    let listening = v1::NodeSpec { listen_addresses: vec![format!("/memory/{port}")], ..pins(&["wonder"]) };
+    let a = start_counted(&bus, "alice", 1, listening, metrics.clone()).await;
+    let address = format!("/memory/{port}/p2p/{}", key(1).public().to_peer_id());
+    let dialling = v1::NodeSpec { bootstrap: vec![address], ..pins(&["wonder"]) };
+    let b = start_counted(&bus, "bertha", 2, dialling, metrics.clone()).await;
+    let request = v1::PublishRequest {
+        min_peers: 1,
+        timeout: Some(prost_types::Duration { seconds: 20, nanos: 0 }),
+        ..message("wonder", "from b")
+    };
+    b.publish(request).await.unwrap();
+    for line in [
+        r#"libp2p_swarm_connections_established_total{role="Dialer",protocols="/memory"} 1"#,
+        r#"libp2p_swarm_connections_established_total{role="Listener",protocols="/memory"} 1"#,
+        "libp2p_gossipsub_messages_total 1",
+        "libp2p_identify_received_total 2",
+        r#"libp2p_identify_remote_protocols{protocol="/ipfs/ping/1.0.0"} 2"#,
+        "libp2p_ping_rtt_seconds_count 2",
+    ] {
+        eventually(|| async { scrape().contains(line) }).await;
+    }
+    let names = [1, 2].map(|seed| key(seed).public().to_peer_id().to_string());
+    for name in ["alice", "bertha", "wonder", &port.to_string(), &names[0], &names[1]] {
+        assert!(!scrape().contains(name), "{name}");
+    }
+    drop((a, b));
+    let gone = r#"libp2p_identify_remote_protocols{protocol="/ipfs/ping/1.0.0"}"#;
+    eventually(|| async { !scrape().contains(gone) }).await;
 }
 
 /// Ids and sequence numbers in the log, by payload.

@@ -3,7 +3,7 @@
 //! The node loop calls [`build`] once per start, owns what comes back and is the only one to poll it.
 //! In reading order: [`behaviour`] is what we speak, [`gossip`] keeps gossipsub awake and knows the
 //! next message id before it is used, [`preset`] the known agreements on ids, [`transport`] how bytes
-//! travel, [`guard`] where no dial may go, [`blocks`] who is kept out.
+//! travel, [`guard`] where no dial may go, [`blocks`] who is kept out, `recorder` what is counted of it.
 //!
 //! Nothing here waits, logs on behalf of a caller, or knows of the bus.
 
@@ -15,11 +15,14 @@ mod names;
 pub mod preset;
 pub mod probe;
 mod ranges;
+mod recorder;
 mod security;
 mod snappy;
 mod transport;
 
 pub use behaviour::{Behaviour, BehaviourEvent};
+pub use recorder::Counters;
+pub(crate) use recorder::Recorder;
 
 use crate::{Error, Metrics, config};
 use guard::Guard;
