@@ -7,7 +7,7 @@ use super::{
     guard,
     json::{self, Unknown},
     problem,
-    route::{Captures, Found, Route, Routes},
+    route::{Captures, Found, Route, Routes, has_verb},
     sse::{self, Form},
     trunk::{Answer, Call, Input, Trunk},
 };
@@ -108,7 +108,9 @@ impl Rest {
     /// Answers a path that the verb does not have.
     fn nothing(&self, parts: &request::Parts, found: &Found<'_>) -> Result<Response<Body>, Box<v1::Error>> {
         if found.allow.is_empty() {
-            let text = format!("no operation has the path {:?}", parts.uri.path());
+            let path = parts.uri.path();
+            let hint = if has_verb(path) { "; a colon in a name is written %3A" } else { "" };
+            let text = format!("no operation has the path {path:?}{hint}");
             return Err(Box::new(v1::Error::new(Reason::RouteNotFound, text)));
         }
         let allow = format!("{}, OPTIONS", found.allow.join(", "));

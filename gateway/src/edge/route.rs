@@ -139,10 +139,14 @@ impl Template {
     }
 
     /// `None`: another path. An error: this path, but a variable is not UTF-8.
+    ///
+    /// What stands behind the last colon of a path is a verb, and never the end of a name: `…/peers/x:ping`
+    /// is not the peer `x:ping`. A name with a colon there is written with `%3A`.
     fn captures(&self, path: &str) -> Option<Result<Captures, Box<v1::Error>>> {
         let path = path.strip_prefix('/')?;
         let path = match &self.verb {
             Some(verb) => path.strip_suffix(verb.as_str())?.strip_suffix(':')?,
+            None if has_verb(path) => return None,
             None => path,
         };
         let parts: Vec<&str> = path.split('/').collect();
@@ -172,6 +176,11 @@ impl Template {
         };
         Some(self.variables.iter().map(capture).collect())
     }
+}
+
+/// Tells whether a path ends in a verb.
+pub(crate) fn has_verb(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }
 
 impl Segment {
@@ -218,6 +227,30 @@ mod tests {
         assert_eq!(captures("/v1/{a=x/*}/{b}:go", "/v1/x/1%2F2/3:go"), list(&["x/1%2F2", "3"]));
         assert_eq!(captures("/v1/{a}:go", "/v1/3:stop"), None);
         assert_eq!(captures("/v1/{rest=**}", "/v1/a/b/c"), list(&["a/b/c"]));
+    }
+
+    #[test]
+    fn what_stands_behind_the_last_colon_is_a_verb_and_never_the_end_of_a_name() {
+        let peer = "/v1/peers/{peer}";
+        let ping = "/v1/peers/{peer}:ping";
+        let rows: [(&str, &str, Option<&[&str]>); 12] = [
+            (peer, "/v1/peers/x", Some(&["x"])),
+            (peer, "/v1/peers/x:ping", None),
+            (peer, "/v1/peers/x:nothing", None),
+            (peer, "/v1/peers/x:", None),
+            (peer, "/v1/peers/:ping", None),
+            (peer, "/v1/peers/x%3Aping", Some(&["x:ping"])),
+            (ping, "/v1/peers/x:ping", Some(&["x"])),
+            (ping, "/v1/peers/x%3Aping", None),
+            (ping, "/v1/peers/a:b:ping", Some(&["a:b"])),
+            (ping, "/v1/peers/:ping", None),
+            ("/v1/topics/{topic}/messages", "/v1/topics/a:b/messages", Some(&["a:b"])),
+            ("/v1/kv/{key=**}", "/v1/kv/a/b:c", None),
+        ];
+        for (template, path, wanted) in rows {
+            let wanted = wanted.map(|w| w.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+            assert_eq!(captures(template, path), wanted, "{template} {path}");
+        }
     }
 
     #[test]
