@@ -23,8 +23,8 @@ unit: ## Unit tests and the suite that every carrier of the bus passes
 
 e2e: ## The whole product, on each bus in turn
 	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4
-	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow::
-	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows::
+	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow:: --skip traces::
+	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip traces::
 
 prepare: ## Install what the tests need: redis-server
 	@command -v redis-server >/dev/null || { echo "installing redis-server"; tools/install redis-server; }
@@ -46,9 +46,8 @@ docs:
 contract: ## Check the protos: bindings, names, comments, lint
 	@tools/contract
 
-audit: ## Licences, bans, sources and advisories of the dependencies (installs cargo-deny)
-	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	cargo deny check
+audit: ## Licences, bans and sources of the dependencies; advisories where their database can be had
+	@tools/audit
 
 clean:
 	$(CARGO) clean
