@@ -1,5 +1,6 @@
 //! Embedded or Redis, its bounds and lease times.
 
+use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
@@ -55,6 +56,27 @@ impl Config {
     pub fn embedded(&self) -> bool {
         self.url == "memory:"
     }
+
+    /// Checks what serde cannot. [`crate::Bus::open`] refuses the same.
+    pub fn check(&self) -> Result<(), Error> {
+        if !self.embedded() {
+            crate::redis::check(&self.url)?;
+        }
+        let empty = [
+            ("call_timeout", self.call_timeout.is_zero()),
+            ("connect_timeout", self.connect_timeout.is_zero()),
+            ("probe_interval", self.probe_interval.is_zero()),
+            ("probe_timeout", self.probe_timeout.is_zero()),
+            ("commands_max", self.commands_max == 0),
+            ("subscription_queue", self.subscription_queue == 0),
+            ("subscriptions_max", self.subscriptions_max == 0),
+            ("frame_bytes_max", self.frame_bytes_max == 0),
+        ];
+        match empty.iter().find(|(_, empty)| *empty) {
+            Some((name, _)) => Err(Error::Invalid(format!("{name}: must be above 0"))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Debug for Config {
@@ -71,6 +93,26 @@ impl fmt::Debug for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_of_nothing_and_an_address_of_nowhere_are_refused() {
+        type Change = fn(&mut Config);
+        let changes: [(&str, Change); 6] = [
+            ("url", |c| c.url = "http://redis:6379".into()),
+            ("url", |c| c.url = "redis-cluster://redis:6379".into()),
+            ("call_timeout", |c| c.call_timeout = Duration::ZERO),
+            ("probe_interval", |c| c.probe_interval = Duration::ZERO),
+            ("subscription_queue", |c| c.subscription_queue = 0),
+            ("commands_max", |c| c.commands_max = 0),
+        ];
+        for (name, change) in changes {
+            let mut config = Config::default();
+            assert_eq!(config.check(), Ok(()));
+            change(&mut config);
+            let told = config.check().unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{name}: ")), "{told}");
+        }
+    }
 
     #[test]
     fn a_config_in_a_log_hides_the_password() {

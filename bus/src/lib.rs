@@ -47,6 +47,7 @@ pub struct Bus {
 impl Bus {
     /// Opens the carrier that the config names. Over Redis it connects and loads the functions.
     pub async fn open(config: &Config) -> Result<Self, Error> {
+        config.check()?;
         let metrics = Metrics::default();
         let port: Arc<dyn Port> = if config.embedded() {
             Arc::new(embedded::Embedded::new(config, metrics.clone()))

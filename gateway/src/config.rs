@@ -1,5 +1,6 @@
 //! What a gateway may be told.
 
+use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -108,6 +109,75 @@ pub struct Router {
     pub page_entries: usize,
 }
 
+impl Config {
+    /// Checks what serde cannot. [`crate::Gateway::bind`] refuses the same.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |text: String| Err(Error::Config(text));
+        let (host, port) = self.listen.rsplit_once(':').unwrap_or_default();
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return wrong(format!("listen: {:?} is not host:port", self.listen));
+        }
+        let is_origin =
+            |o: &String| o.parse::<http::Uri>().is_ok_and(|o| o.scheme().is_some() && o.path() == "/");
+        if let Some(bad) = self.origins.iter().find(|o| o.ends_with('/') || !is_origin(o)) {
+            return wrong(format!("origins: {bad:?} is not an origin such as https://app.example"));
+        }
+        let empty = self.limits.empty().or_else(|| self.router.empty());
+        if let Some(name) = empty {
+            return wrong(format!("{name}: must be above 0"));
+        }
+        if self.limits.call_timeout > self.limits.call_timeout_max {
+            return wrong("limits.call_timeout: must not be above limits.call_timeout_max".into());
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    /// The first limit with which nothing could be served.
+    fn empty(&self) -> Option<&'static str> {
+        let empty = [
+            ("limits.connections_max", self.connections_max == 0),
+            ("limits.first_byte_timeout", self.first_byte_timeout.is_zero()),
+            ("limits.head_timeout", self.head_timeout.is_zero()),
+            ("limits.idle_timeout", self.idle_timeout.is_zero()),
+            ("limits.write_timeout", self.write_timeout.is_zero()),
+            ("limits.streams_max", self.streams_max == 0),
+            ("limits.ping_interval", self.ping_interval.is_zero()),
+            ("limits.ping_timeout", self.ping_timeout.is_zero()),
+            ("limits.header_bytes_max", self.header_bytes_max == 0),
+            ("limits.headers_max", self.headers_max == 0),
+            ("limits.body_bytes_max", self.body_bytes_max == 0),
+            ("limits.message_bytes_max", self.message_bytes_max == 0),
+            ("limits.call_timeout", self.call_timeout.is_zero()),
+            ("limits.heartbeat_interval", self.heartbeat_interval.is_zero()),
+            ("limits.session_calls_max", self.session_calls_max == 0),
+            ("limits.session_buffer_max", self.session_buffer_max == 0),
+            ("limits.session_ping_interval", self.session_ping_interval.is_zero()),
+            ("limits.session_pong_timeout", self.session_pong_timeout.is_zero()),
+        ];
+        empty.iter().find(|(_, empty)| *empty).map(|(name, _)| *name)
+    }
+}
+
+impl Router {
+    /// The first bound with which nothing could be routed.
+    fn empty(&self) -> Option<&'static str> {
+        let empty = [
+            ("router.queue", self.queue == 0),
+            ("router.pending_max", self.pending_max == 0),
+            ("router.readers_max", self.readers_max == 0),
+            ("router.topics_max", self.topics_max == 0),
+            ("router.subscription_topics_max", self.subscription_topics_max == 0),
+            ("router.resend_after", self.resend_after.is_zero()),
+            ("router.check_interval", self.check_interval.is_zero()),
+            ("router.attend_interval", self.attend_interval.is_zero()),
+            ("router.page_entries", self.page_entries == 0),
+        ];
+        empty.iter().find(|(_, empty)| *empty).map(|(name, _)| *name)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -160,6 +230,36 @@ impl Default for Router {
             linger: Duration::from_secs(60),
             attend_interval: Duration::from_secs(5),
             page_entries: 256,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_that_could_serve_nobody_is_refused_by_the_name_of_its_key() {
+        type Change = fn(&mut Config);
+        let changes: [(&str, Change); 11] = [
+            ("listen", |c| c.listen = "8080".into()),
+            ("listen", |c| c.listen = "localhost:http".into()),
+            ("listen", |c| c.listen = ":8080".into()),
+            ("listen", |c| c.listen = "localhost:80800".into()),
+            ("origins", |c| c.origins = vec!["app.example".into()]),
+            ("origins", |c| c.origins = vec!["https://app.example/".into()]),
+            ("limits.call_timeout", |c| c.limits.call_timeout = Duration::from_secs(301)),
+            ("limits.streams_max", |c| c.limits.streams_max = 0),
+            ("limits.session_pong_timeout", |c| c.limits.session_pong_timeout = Duration::ZERO),
+            ("router.queue", |c| c.router.queue = 0),
+            ("router.attend_interval", |c| c.router.attend_interval = Duration::ZERO),
+        ];
+        for (name, change) in changes {
+            let mut config = Config { origins: vec!["https://app.example".into()], ..Config::default() };
+            assert!(config.check().is_ok());
+            change(&mut config);
+            let told = config.check().unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{name}: ")), "{told}");
         }
     }
 }

@@ -34,6 +34,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The config cannot be used.
+    #[error("{0}")]
+    Config(String),
     /// What should be served cannot be.
     #[error(transparent)]
     Edge(#[from] edge::Error),
@@ -52,6 +55,7 @@ pub struct Gateway {
 impl Gateway {
     /// Binds the port; nothing is answered before [`Gateway::run`].
     pub async fn bind(config: Config, bus: Bus) -> Result<Self, Error> {
+        config.check()?;
         let metrics = Metrics::default();
         let healthy = bus.clone();
         let (router, waiting) = Router::new(bus, config.router.clone());

@@ -2,10 +2,10 @@
 //! environment (`PLEXUS__GATEWAY__LISTEN=…`), then flags. Unknown keys are refused. Only this file
 //! reads the environment.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// Which parts a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +75,27 @@ pub(crate) enum LogFormat {
 pub(crate) struct Admin {
     /// `host:port`; port 0 takes any and prints it; empty: no such port.
     pub(crate) listen: String,
+    /// How long a loop may stand still before `/livez` says so; at least 5 s.
+    #[serde(with = "humantime_serde")]
+    pub(crate) stuck_after: Duration,
 }
 
 /// Traces.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Telemetry {
     /// OTLP endpoint over gRPC, such as `http://localhost:4317`; empty: no traces.
     pub(crate) otlp_endpoint: String,
-    /// Share of new traces that are kept, 0 to 1; a caller's own decision wins. Absent: 1.
-    pub(crate) sample_ratio: Option<f64>,
+    /// Share of new traces that are kept, 0 to 1; a caller's own decision wins.
+    pub(crate) sample_ratio: f64,
+    /// Spans that may wait to be sent; more are dropped and told in the log.
+    pub(crate) spans_max: usize,
+    /// Time between two sends.
+    #[serde(with = "humantime_serde")]
+    pub(crate) send_interval: Duration,
+    /// Time one send may take, and the last one at shutdown.
+    #[serde(with = "humantime_serde")]
+    pub(crate) send_timeout: Duration,
 }
 
 impl Default for Config {
@@ -101,9 +112,21 @@ impl Default for Config {
     }
 }
 
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: String::new(),
+            sample_ratio: 1.0,
+            spans_max: 2048,
+            send_interval: Duration::from_secs(2),
+            send_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8081".into() }
+        Self { listen: "127.0.0.1:8081".into(), stuck_after: Duration::from_secs(10) }
     }
 }
 
@@ -143,25 +166,27 @@ impl Config {
         joined.try_deserialize().context("the config is not valid")
     }
 
-    /// Refuses what cannot work together.
+    /// Refuses what the role could not start with: what each of its parts refuses, and what cannot work
+    /// together. Names the key.
     pub(crate) fn check(&self, role: Role) -> anyhow::Result<()> {
+        crate::telemetry::filter(&self.log)?;
+        self.telemetry.check()?;
+        self.bus.check().map_err(|e| anyhow!("bus.{e}"))?;
         if role != Role::Up && self.bus.embedded() {
             anyhow::bail!(
                 "bus.url: `plexus {}` reaches the other side over Redis: give --bus redis://host:port, or run `plexus up`",
                 role.as_str()
             );
         }
-        let lease = &self.worker.lease;
-        if lease.deadline >= std::time::Duration::from_secs(6) {
-            anyhow::bail!("worker.lease.deadline: must be below the 6 s that a lease lives in the store");
+        if role.gateway() {
+            self.gateway.check().map_err(|e| anyhow!("gateway.{e}"))?;
         }
-        if lease.renew_interval * 2 > lease.deadline {
-            anyhow::bail!("worker.lease.renew_interval: must be at most half of worker.lease.deadline");
+        if role.worker() {
+            self.worker.check().map_err(|e| anyhow!("worker.{e}"))?;
         }
-        if let Some(ratio) = self.telemetry.sample_ratio
-            && !(0.0..=1.0).contains(&ratio)
-        {
-            anyhow::bail!("telemetry.sample_ratio: must be 0 to 1");
+        self.admin.check()?;
+        if role.gateway() && self.admin.listen == self.gateway.listen && !self.admin.listen.ends_with(":0") {
+            anyhow::bail!("admin.listen: must differ from gateway.listen");
         }
         Ok(())
     }
@@ -172,6 +197,32 @@ impl Config {
         shown.bus.url = mask(&shown.bus.url);
         shown.worker.keys.key = shown.worker.keys.key.map(|_| "***".into());
         Ok(toml::to_string_pretty(&shown)?)
+    }
+}
+
+impl Admin {
+    fn check(&self) -> anyhow::Result<()> {
+        let (host, port) = self.listen.rsplit_once(':').unwrap_or_default();
+        let fits = self.listen.is_empty() || (!host.is_empty() && port.parse::<u16>().is_ok());
+        anyhow::ensure!(fits, "admin.listen: {:?} is neither host:port nor empty", self.listen);
+        anyhow::ensure!(self.stuck_after >= Duration::from_secs(5), "admin.stuck_after: must be at least 5s");
+        Ok(())
+    }
+}
+
+impl Telemetry {
+    fn check(&self) -> anyhow::Result<()> {
+        let endpoint = &self.otlp_endpoint;
+        let reached = endpoint.strip_prefix("http://").is_some_and(|rest| !rest.is_empty());
+        anyhow::ensure!(
+            endpoint.is_empty() || (reached && endpoint.parse::<hyper::Uri>().is_ok()),
+            "telemetry.otlp_endpoint: {endpoint:?} is no address such as http://localhost:4317; TLS ends at a collector beside the process"
+        );
+        anyhow::ensure!((0.0..=1.0).contains(&self.sample_ratio), "telemetry.sample_ratio: must be 0 to 1");
+        anyhow::ensure!(self.spans_max > 0, "telemetry.spans_max: must be above 0");
+        anyhow::ensure!(!self.send_interval.is_zero(), "telemetry.send_interval: must be above 0");
+        anyhow::ensure!(!self.send_timeout.is_zero(), "telemetry.send_timeout: must be above 0");
+        Ok(())
     }
 }
 
@@ -244,9 +295,129 @@ mod tests {
         assert_eq!(read, defaults, "run `plexus config print --role gateway > deploy/plexus.toml`");
     }
 
+    /// What is said against a config by the check, and what by the part itself as it starts.
+    async fn verdicts(role: Role, config: &Config) -> (Result<(), String>, Result<(), String>) {
+        let said = config.check(role).map_err(|e| e.to_string());
+        let start = async {
+            let bus = if config.bus.embedded() {
+                plexus_bus::Bus::open(&config.bus).await.map_err(|e| e.to_string())?
+            } else {
+                plexus_bus::Bus::open(&plexus_bus::Config::default()).await.map_err(|e| e.to_string())?
+            };
+            if role.worker() {
+                plexus_worker::Worker::new(config.worker.clone(), bus.clone()).map_err(|e| e.to_string())?;
+            }
+            if role.gateway() {
+                let gateway = config.gateway.clone();
+                plexus_gateway::Gateway::bind(gateway, bus).await.map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        };
+        (said, start.await)
+    }
+
+    #[tokio::test]
+    async fn the_check_refuses_exactly_what_a_start_refuses_and_names_the_key() {
+        type Change = fn(&mut Config);
+        // The role, the change, and the key that is named; `None`: it starts.
+        let rows: [(Role, Change, Option<&str>); 27] = [
+            (Role::Up, |_| {}, None),
+            (Role::Up, |c| c.worker.lease.deadline = Duration::from_secs(5), None),
+            (
+                Role::Up,
+                |c| c.worker.lease.deadline = Duration::from_millis(5001),
+                Some("worker.lease.deadline"),
+            ),
+            (
+                Role::Up,
+                |c| c.worker.lease.deadline = Duration::from_millis(5999),
+                Some("worker.lease.deadline"),
+            ),
+            (Role::Up, |c| c.worker.lease.deadline = Duration::from_secs(6), Some("worker.lease.deadline")),
+            (Role::Up, |c| c.worker.lease.deadline = Duration::from_secs(1), Some("worker.lease.deadline")),
+            (Role::Up, |c| c.worker.lease.deadline = Duration::from_secs(2), None),
+            (Role::Up, |c| c.worker.lease.renew_interval = Duration::ZERO, Some("worker.lease.deadline")),
+            (Role::Up, |c| c.worker.lease.claims_max = 0, Some("worker.lease.claims_max")),
+            (Role::Up, |c| c.worker.nodes_max = 0, Some("worker.nodes_max")),
+            (Role::Up, |c| c.worker.id = "a b".into(), Some("worker.id")),
+            (Role::Up, |c| c.worker.keys.generate = false, Some("worker.keys")),
+            (Role::Up, |c| c.worker.keys.key = Some("short".into()), Some("worker.keys.key")),
+            (Role::Up, |c| c.worker.keys.file = Some("/nowhere/kek".into()), Some("worker.keys.file")),
+            (Role::Up, |c| c.worker.node.commands_max = 0, Some("worker.node.commands_max")),
+            (
+                Role::Up,
+                |c| c.worker.node.listen_addresses = vec!["x".into()],
+                Some("worker.node.listen_addresses"),
+            ),
+            (Role::Up, |c| c.bus.commands_max = 0, Some("bus.commands_max")),
+            (Role::Up, |c| c.bus.call_timeout = Duration::ZERO, Some("bus.call_timeout")),
+            (Role::Up, |c| c.gateway.listen = "8080".into(), Some("gateway.listen")),
+            (Role::Up, |c| c.gateway.origins = vec!["x".into()], Some("gateway.origins")),
+            (Role::Up, |c| c.gateway.router.queue = 0, Some("gateway.router.queue")),
+            (
+                Role::Up,
+                |c| c.gateway.limits.session_pong_timeout = Duration::ZERO,
+                Some("gateway.limits.session_pong_timeout"),
+            ),
+            // What a role does not run is not asked.
+            (Role::Gateway, |c| c.worker.nodes_max = 0, None),
+            (Role::Gateway, |c| c.gateway.router.queue = 0, Some("gateway.router.queue")),
+            (Role::Worker, |c| c.gateway.router.queue = 0, Some("worker.keys")),
+            (
+                Role::Worker,
+                |c| {
+                    c.gateway.router.queue = 0;
+                    c.worker.keys.generate = true
+                },
+                None,
+            ),
+            (
+                Role::Worker,
+                |c| c.worker.lease.deadline = Duration::from_millis(5500),
+                Some("worker.lease.deadline"),
+            ),
+        ];
+        for (row, (role, change, key)) in rows.into_iter().enumerate() {
+            let mut config = Config::of(role);
+            config.gateway.listen = "127.0.0.1:0".into();
+            if role != Role::Up {
+                config.bus.url = "redis://127.0.0.1:6379".into();
+            }
+            change(&mut config);
+            let (said, started) = verdicts(role, &config).await;
+            assert_eq!(said.is_ok(), started.is_ok(), "row {row}: {said:?}, {started:?}");
+            assert_eq!(said.is_ok(), key.is_none(), "row {row}: {said:?}");
+            if let (Err(said), Some(key)) = (&said, key) {
+                assert!(said.starts_with(&format!("{key}: ")), "row {row}: {said}");
+            }
+        }
+    }
+
     #[test]
-    fn a_role_apart_needs_redis() {
-        assert!(Config::of(Role::Up).check(Role::Up).is_ok());
-        assert!(Config::of(Role::Worker).check(Role::Worker).is_err());
+    fn what_only_the_program_knows_is_checked_as_well() {
+        type Change = fn(&mut Config);
+        let rows: [(Role, Change, &str); 12] = [
+            (Role::Up, |c| c.admin.stuck_after = Duration::from_secs(4), "admin.stuck_after"),
+            (Role::Worker, |c| c.bus.url = "memory:".into(), "bus.url"),
+            (Role::Gateway, |c| c.bus.url = "memory:".into(), "bus.url"),
+            (Role::Up, |c| c.bus.url = "rediss://redis:6379".into(), "bus.url"),
+            (Role::Up, |c| c.log = "plexus=loud".into(), "log"),
+            (Role::Up, |c| c.admin.listen = "8081".into(), "admin.listen"),
+            (Role::Up, |c| c.admin.listen = c.gateway.listen.clone(), "admin.listen"),
+            (Role::Up, |c| c.telemetry.otlp_endpoint = "localhost:4317".into(), "telemetry.otlp_endpoint"),
+            (Role::Up, |c| c.telemetry.otlp_endpoint = "https://otel:4317".into(), "telemetry.otlp_endpoint"),
+            (Role::Up, |c| c.telemetry.sample_ratio = 1.5, "telemetry.sample_ratio"),
+            (Role::Up, |c| c.telemetry.sample_ratio = f64::NAN, "telemetry.sample_ratio"),
+            (Role::Up, |c| c.telemetry.spans_max = 0, "telemetry.spans_max"),
+        ];
+        for (role, change, key) in rows {
+            let mut config = Config::of(role);
+            config.bus.url = if role == Role::Up { "memory:" } else { "redis://redis:6379" }.into();
+            config.worker.keys.generate = true;
+            assert!(config.check(role).is_ok(), "{:?}", config.check(role));
+            change(&mut config);
+            let said = config.check(role).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("{key}: ")), "{said}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     config::{Config, Role},
     telemetry::Telemetry,
 };
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use plexus_bus::Bus;
 use plexus_gateway::Gateway;
 use plexus_worker::Worker;
@@ -18,47 +18,91 @@ pub(crate) async fn run(role: Role, config: Config) -> anyhow::Result<()> {
     config.check(role)?;
     let telemetry = Telemetry::start(&config, role)?;
     let result = sides(role, config).await;
-    telemetry.flush();
+    telemetry.flush().await;
     result
 }
 
 async fn sides(role: Role, config: Config) -> anyhow::Result<()> {
     let bus = Bus::open(&config.bus).await.context("bus.url")?;
-    let mut registry = Registry::default();
-    bus.metrics().register(&mut registry);
-    let mut parts: Vec<Box<dyn Part>> = vec![Box::new(BusPart(bus.clone()))];
-    let stops = Stops::default();
-    let (mut clients, mut nodes) = (JoinSet::new(), JoinSet::new());
+    let mut process = Process::new(&bus);
     if role.worker() {
-        let worker = Worker::new(config.worker.clone(), bus.clone())?;
-        worker.metrics().register(&mut registry);
-        parts.push(Box::new(WorkerPart(worker.ready())));
-        warn_of_development(&config);
-        nodes.spawn(worker.run(stops.nodes.clone()));
+        process.worker(&config, &bus)?;
     }
     if role.gateway() {
-        let gateway = Gateway::bind(config.gateway.clone(), bus.clone()).await.context("gateway.listen")?;
-        gateway.metrics().register(&mut registry);
-        tracing::info!(listen = %gateway.local_addr()?, "the one port: REST, gRPC, gRPC-Web, Connect, WebSocket, SSE");
-        clients.spawn(gateway.run(stops.clients.clone()));
+        process.gateway(&config, &bus).await?;
     }
-    let mut admin = JoinSet::new();
-    let admin_part = Admin { registry, parts, draining: stops.draining.clone() };
-    admin.spawn(admin_part.run(config.admin.listen.clone(), stops.admin.clone()));
+    let Process { admin, stops, mut clients, mut nodes } = process;
+    let mut health = JoinSet::new();
+    health.spawn(admin.run(config.admin.listen.clone(), stops.admin.clone()));
     let ended = tokio::select! {
-        signal = stop_signal() => signal.map(|()| "signal"),
-        Some(_) = clients.join_next() => Err(anyhow::anyhow!("the gateway ended by itself")),
-        Some(_) = nodes.join_next() => Err(anyhow::anyhow!("the worker ended by itself")),
-        Some(result) = admin.join_next() => match result { Ok(Err(error)) => Err(error), _ => Err(anyhow::anyhow!("the admin port ended by itself")) },
+        signal = stop_signal() => signal,
+        Some(_) = clients.join_next() => Err(anyhow!("the gateway ended by itself")),
+        Some(_) = nodes.join_next() => Err(anyhow!("the worker ended by itself")),
+        Some(result) = health.join_next() => match result {
+            Ok(Err(error)) => Err(error),
+            _ => Err(anyhow!("the admin port ended by itself")),
+        },
     };
     tracing::info!("draining; a second signal ends at once");
-    let drain = drain(&stops, &mut clients, &mut nodes, &bus);
     tokio::select! {
-        () = drain => tracing::info!("done"),
+        () = drain(&stops, &mut clients, &mut nodes, &bus) => tracing::info!("done"),
         _ = stop_signal() => tracing::warn!("ended by a second signal"),
     }
     stops.admin.cancel();
-    ended.map(drop)
+    ended
+}
+
+/// What a process is made of, side by side.
+struct Process {
+    /// What is shown of all sides.
+    admin: Admin,
+    stops: Stops,
+    /// The gateway.
+    clients: JoinSet<()>,
+    /// The worker.
+    nodes: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Stops {
+    draining: CancellationToken,
+    clients: CancellationToken,
+    nodes: CancellationToken,
+    admin: CancellationToken,
+}
+
+impl Process {
+    /// Begins with the bus, which both sides share. It has no loop that a restart would heal, so it is
+    /// always alive; whether it answers decides who is ready.
+    fn new(bus: &Bus) -> Self {
+        let stops = Stops::default();
+        let mut registry = Registry::default();
+        bus.metrics().register(&mut registry);
+        let answers = bus.clone();
+        let part = Part::new("bus", || true, move || answers.healthy());
+        let admin = Admin { registry, parts: vec![part], draining: stops.draining.clone() };
+        Self { admin, stops, clients: JoinSet::new(), nodes: JoinSet::new() }
+    }
+
+    fn worker(&mut self, config: &Config, bus: &Bus) -> anyhow::Result<()> {
+        let worker = Worker::new(config.worker.clone(), bus.clone())?;
+        worker.metrics().register(&mut self.admin.registry);
+        let (alive, ready, within) = (worker.alive(), worker.ready(), config.admin.stuck_after);
+        self.admin.parts.push(Part::new("worker", move || alive.is_alive(within), move || ready.is_ready()));
+        warn_of_development(config);
+        self.nodes.spawn(worker.run(self.stops.nodes.clone()));
+        Ok(())
+    }
+
+    async fn gateway(&mut self, config: &Config, bus: &Bus) -> anyhow::Result<()> {
+        let gateway = Gateway::bind(config.gateway.clone(), bus.clone()).await.context("gateway.listen")?;
+        gateway.metrics().register(&mut self.admin.registry);
+        let (pulse, within) = (gateway.pulse(), config.admin.stuck_after);
+        self.admin.parts.push(Part::new("gateway", move || pulse.alive(within), || true));
+        tracing::info!(listen = %gateway.local_addr()?, "the one port: REST, gRPC, gRPC-Web, Connect, WebSocket, SSE");
+        self.clients.spawn(gateway.run(self.stops.clients.clone()));
+        Ok(())
+    }
 }
 
 /// Not ready, stop accepting, finish calls, close clients, then release nodes and leases, then flush
@@ -70,14 +114,6 @@ async fn drain(stops: &Stops, clients: &mut JoinSet<()>, nodes: &mut JoinSet<()>
     stops.nodes.cancel();
     while nodes.join_next().await.is_some() {}
     bus.close().await;
-}
-
-#[derive(Default)]
-struct Stops {
-    draining: CancellationToken,
-    clients: CancellationToken,
-    nodes: CancellationToken,
-    admin: CancellationToken,
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
@@ -99,37 +135,5 @@ fn warn_of_development(config: &Config) {
         tracing::warn!(
             "development mode: the key-encryption key was made for this process; identities do not outlive it"
         );
-    }
-}
-
-struct BusPart(Bus);
-
-impl Part for BusPart {
-    fn name(&self) -> &'static str {
-        "bus"
-    }
-
-    fn alive(&self) -> bool {
-        true
-    }
-
-    fn ready(&self) -> bool {
-        self.0.healthy()
-    }
-}
-
-struct WorkerPart(plexus_worker::Ready);
-
-impl Part for WorkerPart {
-    fn name(&self) -> &'static str {
-        "worker"
-    }
-
-    fn alive(&self) -> bool {
-        true
-    }
-
-    fn ready(&self) -> bool {
-        self.0.is_ready()
     }
 }

@@ -55,13 +55,18 @@ impl Plexus {
 
     /// Starts a worker of a fleet whose nodes may use loopback.
     pub async fn worker(bus: &str, id: &str) -> Self {
+        Self::worker_with(bus, id, &[]).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn worker_with(bus: &str, id: &str, more: &[(&str, &str)]) -> Self {
         let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
         let settings = [
             ("PLEXUS__WORKER__ID", id),
             ("PLEXUS__WORKER__ALLOW_PRIVATE_ADDRESSES", "true"),
             ("PLEXUS__WORKER__KEYS__KEY", key),
         ];
-        Self::start("worker", bus, &settings).await
+        Self::start("worker", bus, &[&settings, more].concat()).await
     }
 
     /// Starts a gateway of a fleet.

@@ -1,7 +1,8 @@
 //! What a worker may be told.
 
-use crate::Error;
+use crate::{Error, host::Seal};
 use plexus_bus::Incarnation;
+use plexus_proto::v1;
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
 
@@ -190,23 +191,55 @@ impl Default for Node {
 }
 
 impl Config {
-    /// Checks what serde cannot, and answers the name of the worker: the configured one, else the
-    /// host's.
-    pub(crate) fn check(&self) -> Result<String, Error> {
+    /// Checks what serde cannot, and that there is a key-encryption key. [`crate::Worker::new`] refuses
+    /// the same.
+    pub fn check(&self) -> Result<(), Error> {
+        self.name()?;
+        Seal::load(&self.keys).map(drop)
+    }
+
+    /// Checks all but the key, and answers the name of the worker: the configured one, else the host's.
+    pub(crate) fn name(&self) -> Result<String, Error> {
         let wrong = |what: &str| Err(Error::Config(what.into()));
         let lease = &self.lease;
         if lease.renew_interval.is_zero() || lease.deadline < lease.renew_interval * 2 {
-            return wrong("lease.deadline must be at least twice lease.renew_interval");
+            return wrong("lease.deadline: must be at least twice lease.renew_interval, and that above 0");
         }
         if lease.deadline > LEASE_DEADLINE_MAX {
-            return wrong("lease.deadline must be at most 5s: the lease itself lives 6s in the store");
+            return wrong("lease.deadline: must be at most 5s, as the lease itself lives 6s in the store");
         }
-        if lease.claims_max == 0 || self.nodes_max == 0 || self.node.failures_max == 0 {
-            return wrong("lease.claimsMax, nodesMax and node.failuresMax must be at least 1");
+        if let Some(name) = self.empty() {
+            return wrong(&format!("{name}: must be above 0"));
+        }
+        let listen =
+            v1::NodeSpec { listen_addresses: self.node.listen_addresses.clone(), ..Default::default() };
+        if let Err(error) = plexus_proto::spec::check(&listen) {
+            return wrong(&format!("node.listen_addresses: {}", error.message));
         }
         let id = if self.id.is_empty() { host_name() } else { self.id.clone() };
         let fits = (1..=200).contains(&id.len()) && id.bytes().all(is_id_byte);
-        if fits { Ok(id) } else { wrong("id must be 1 to 200 letters, digits, `-` and `.`") }
+        if fits { Ok(id) } else { wrong("id: must be 1 to 200 letters, digits, `-` and `.`") }
+    }
+
+    /// The first bound with which no node could live.
+    fn empty(&self) -> Option<&'static str> {
+        let node = &self.node;
+        let empty = [
+            ("nodes_max", self.nodes_max == 0),
+            ("lease.survey_interval", self.lease.survey_interval.is_zero()),
+            ("lease.claims_max", self.lease.claims_max == 0),
+            ("node.commands_max", node.commands_max == 0),
+            ("node.answers_max", node.answers_max == 0),
+            ("node.topics_max", node.topics_max == 0),
+            ("node.logs_max", node.logs_max == 0),
+            ("node.message_bytes_max", node.message_bytes_max == 0),
+            ("node.peers_max", node.peers_max == 0),
+            ("node.dial_timeout", node.dial_timeout.is_zero()),
+            ("node.heartbeat_interval", node.heartbeat_interval.is_zero()),
+            ("node.retention_messages", node.retention_messages == 0),
+            ("node.failures_max", node.failures_max == 0),
+        ];
+        empty.iter().find(|(_, empty)| *empty).map(|(name, _)| *name)
     }
 }
 

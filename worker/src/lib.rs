@@ -51,7 +51,7 @@ impl Ready {
 impl Worker {
     /// Checks the config and reads the key-encryption key. Nothing happens before [`Worker::run`].
     pub fn new(config: Config, bus: Bus) -> Result<Self, Error> {
-        let id = config.check()?;
+        let id = config.name()?;
         let seal = Seal::load(&config.keys)?;
         let metrics = Metrics::default();
         let (ready, alive) = (watch::Sender::new(false), Alive::default());
@@ -205,12 +205,17 @@ mod tests {
             Config { lease: lease(0, 4), ..fits.clone() },
             Config { lease: lease(1, 6), ..fits.clone() },
             Config { nodes_max: 0, ..fits.clone() },
+            Config { node: config::Node { commands_max: 0, ..Default::default() }, ..fits.clone() },
+            Config {
+                node: config::Node { listen_addresses: vec!["127.0.0.1:4001".into()], ..Default::default() },
+                ..fits.clone()
+            },
             Config { keys: config::Keys::default(), ..fits.clone() },
         ] {
             let refused = Worker::new(bad.clone(), bus.clone()).is_err();
-            assert!(refused, "{bad:?}");
+            assert!(refused && bad.check().is_err(), "{bad:?}");
         }
-        assert!(Worker::new(fits, bus.clone()).is_ok());
+        assert!(fits.check().is_ok() && Worker::new(fits, bus.clone()).is_ok());
         assert!(
             Worker::new(
                 Config { keys: config::Keys { generate: true, ..Default::default() }, ..Default::default() },

@@ -9,9 +9,9 @@ const SCHEMES: [&str; 2] = ["redis://", "redis-sentinel://"];
 /// Reads the address.
 pub(super) fn parse(url: &str) -> Result<Address, Error> {
     if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(Error::Invalid("the bus's url must be memory:, redis://… or redis-sentinel://…".into()));
+        return Err(Error::Invalid("url: must be memory:, redis://… or redis-sentinel://…".into()));
     }
-    Address::from_url(url).map_err(|_| Error::Invalid("the bus's url cannot be read".into()))
+    Address::from_url(url).map_err(|_| Error::Invalid("url: cannot be read".into()))
 }
 
 #[cfg(test)]

@@ -231,7 +231,7 @@ fn build(mut address: Address, config: &Config, duty: Duty) -> Result<Client, Er
             c.internal_command_timeout = config.connect_timeout;
         })
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2));
-    builder.build().map_err(|_| Error::Invalid("the bus's url cannot be used".into()))
+    builder.build().map_err(|_| Error::Invalid("url: cannot be used".into()))
 }
 
 /// Loads the functions.

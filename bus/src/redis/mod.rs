@@ -67,6 +67,11 @@ use tokio_util::{
 };
 use value::Args;
 
+/// Refuses an address that cannot be one.
+pub(crate) fn check(url: &str) -> Result<(), Error> {
+    address::parse(url).map(drop)
+}
+
 /// The carrier over Redis.
 pub struct Redis {
     commands: Link,

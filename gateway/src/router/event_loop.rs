@@ -13,8 +13,7 @@ use futures::{
     stream::{AbortHandle, Abortable, SelectAll},
 };
 use plexus_bus::{
-    Body, Bus, Call, CallId, Envelope, Error, Event, GatewayId, NodeName, Payload, Subject, Subscription,
-    Trace,
+    Bus, Call, CallId, Envelope, Error, Event, GatewayId, NodeName, Payload, Subject, Subscription, Trace,
 };
 use plexus_proto::{
     bus::{Interest, Joined, OwnerChange, Principal, principal::Kind},
@@ -366,12 +365,7 @@ impl EventLoop {
         let bus = self.bus.clone();
         match act {
             Act::Send(envelope) => {
-                let Body::Call(call) = &envelope.body else { return };
-                let (id, attempt) = (envelope.id, call.attempt);
-                let subject = call.node.clone().map_or(Subject::Anyone, Subject::Calls);
-                self.work.spawn(async move {
-                    Done::Sent { id, attempt, result: bus.publish(subject, Payload::of(*envelope)).await }
-                });
+                self.work.spawn(jobs::send(bus, envelope));
             }
             Act::Tell(node, envelope) => {
                 self.work.spawn(async move {

@@ -6,12 +6,16 @@ use super::{
     reader::{self, Edge, Found, Place},
     topic::Facts,
 };
-use plexus_bus::{Bus, CallId, Error, GatewayId, NodeName, Position, Range, Subject, Subscription, Topic};
+use plexus_bus::{
+    Body, Bus, CallId, Envelope, Error, GatewayId, NodeName, Payload, Position, Range, Subject, Subscription,
+    Topic, Trace,
+};
 use plexus_proto::{
     bus::{LogEntry, NodeRecord, NodeState},
     v1::node_status,
 };
 use std::sync::Arc;
+use tracing::Instrument;
 
 /// What came of it.
 pub(super) enum Done {
@@ -49,6 +53,20 @@ pub(super) enum Done {
     },
     /// A word that nobody waits for.
     Said,
+}
+
+/// Sends a call to its node's owner, or to any worker, under a span of its own.
+pub(super) async fn send(bus: Bus, mut envelope: Box<Envelope>) -> Done {
+    let Body::Call(call) = &envelope.body else { return Done::Said };
+    let (id, attempt) = (envelope.id, call.attempt);
+    let subject = call.node.clone().map_or(Subject::Anyone, Subject::Calls);
+    let span = tracing::debug_span!("bus.send", call = %id, attempt);
+    if !span.is_disabled() {
+        let trace = Trace::new(&envelope.traceparent, &envelope.tracestate).enter(&span);
+        (envelope.traceparent, envelope.tracestate) = (trace.parent, trace.state);
+    }
+    let result = bus.publish(subject, Payload::of(*envelope)).instrument(span).await;
+    Done::Sent { id, attempt, result }
 }
 
 /// Reads what a node's record says about its calls.

@@ -38,10 +38,10 @@ impl fmt::Debug for Seal {
 impl Seal {
     /// Reads the key-encryption key from where the config says it is.
     pub(crate) fn load(keys: &config::Keys) -> Result<Self, Error> {
-        let bad = |place: &str| Error::Config(format!("{place} is not 32 bytes in base64 or hexadecimal"));
+        let bad = |place: &str| Error::Config(format!("{place}: is not 32 bytes in base64 or hexadecimal"));
         if let Some(path) = &keys.file {
             let text = std::fs::read_to_string(path)
-                .map_err(|e| Error::Config(format!("keys.file {} cannot be read: {e}", path.display())))?;
+                .map_err(|e| Error::Config(format!("keys.file: {} cannot be read: {e}", path.display())))?;
             return Self::parse(&Zeroizing::new(text)).ok_or_else(|| bad("keys.file"));
         }
         if let Some(text) = &keys.key {
@@ -51,7 +51,9 @@ impl Seal {
             tracing::warn!("no key-encryption key is configured: nodes cannot be opened after this process");
             return Ok(Self::new(rand::random()));
         }
-        Err(Error::Config("there is no key-encryption key: set keys.file, keys.key or keys.generate".into()))
+        Err(Error::Config(
+            "keys: there is no key-encryption key; set keys.file, keys.key or keys.generate".into(),
+        ))
     }
 
     fn new(key: [u8; KEY_BYTES]) -> Self {
