@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e foreign prepare lint fmt clippy docs contract audit clean
+.PHONY: help run test build unit e2e bench foreign prepare lint fmt clippy docs contract audit clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -25,6 +25,10 @@ e2e: ## The whole product, on each bus in turn
 	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4
 	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow:: --skip traces::
 	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip traces::
+
+bench: prepare foreign ## Measure every row of docs/performance.md, about 13 minutes on a quiet machine
+	$(CARGO) build --locked --release -p plexus -p plexus-bench
+	$${CARGO_TARGET_DIR:-target}/release/plexus-bench --out docs/performance.md
 
 prepare: ## Install what the tests need: redis-server
 	@command -v redis-server >/dev/null || { echo "installing redis-server"; tools/install redis-server; }

@@ -17,7 +17,7 @@ pub struct Foreign {
     pub addresses: Vec<String>,
     input: ChildStdin,
     output: tokio::io::Lines<BufReader<ChildStdout>>,
-    _child: Child,
+    child: Child,
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -54,12 +54,17 @@ impl Foreign {
             .expect("it starts");
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut peer = Self { id: String::new(), addresses: Vec::new(), input, output, _child: child };
+        let mut peer = Self { id: String::new(), addresses: Vec::new(), input, output, child };
         let ready = peer.next("ready").await;
         peer.id = ready["peer"].as_str().unwrap().into();
         peer.addresses =
             ready["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().into()).collect();
         Some(peer)
+    }
+
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.child.id().expect("the foreign peer runs")
     }
 
     /// Sends a command.

@@ -18,12 +18,13 @@ pub struct Plexus {
     pub admin: SocketAddr,
 }
 
-/// Where the binary is: beside the test binaries, built before them by `make test`.
+/// Where the binary is: beside this one, or beside the folder of the test binaries; built before them by
+/// `make test` and `make bench`.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join("plexus");
-    assert!(path.exists(), "{} is not built: `cargo build` first, as `make test` does", path.display());
-    path
+    let own = std::env::current_exe().unwrap();
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("plexus")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("plexus is not built beside {}: `make test` builds it", own.display()))
 }
 
 impl Plexus {

@@ -1,0 +1,131 @@
+//! Measures the product beside raw baselines and writes `docs/performance.md` (`make bench`).
+//!
+//! Read in this order: [`table`] has the rows and their goals, [`sheet`] what was measured, [`report`]
+//! writes both down. [`fleet`] runs the product in processes of its own, [`raw`] is the baseline, a child
+//! of this same binary, [`client`] an ordinary client, [`proc`] what the kernel counts. Then a file per
+//! group of rows: [`idle`] 1 to 3, [`hop`] 4 and 5, [`saturated`] 6 and 7, [`store`] 8, [`rehome`] 9.
+
+mod client;
+mod clock;
+mod fleet;
+mod hop;
+mod idle;
+mod proc;
+mod raw;
+mod rehome;
+mod report;
+mod saturated;
+mod sheet;
+mod store;
+mod table;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use sheet::Sheet;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout;
+
+// The allocator of the product.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Measures every row of the table of goals, with its baseline beside it, in one run.
+#[derive(Debug, Parser)]
+#[command(name = "plexus-bench")]
+struct Cli {
+    /// How often each row is measured.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Only these rows, such as `1,4`; rows that are measured together come together.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<u8>,
+    /// Writes the document there; without it the table is printed.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The baseline, as a child of the runner.
+    #[command(subcommand, hide = true)]
+    Raw(raw::Raw),
+}
+
+/// Rows that are measured together.
+#[derive(Clone, Copy)]
+enum Group {
+    Idle,
+    Embedded,
+    Apart,
+    Saturated,
+    Store,
+    Rehome,
+}
+
+const GROUPS: [(Group, &str, &[u8]); 6] = [
+    (Group::Store, "row 8", &[8]),
+    (Group::Rehome, "row 9", &[9]),
+    (Group::Saturated, "rows 6 and 7", &[6, 7]),
+    (Group::Embedded, "row 4", &[4]),
+    (Group::Apart, "row 5", &[5]),
+    (Group::Idle, "rows 1 to 3", &[1, 2, 3]),
+];
+
+/// Longest time of one run of a group; a run that takes longer has failed.
+const RUN_MAX: Duration = Duration::from_secs(180);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if let Some(Role::Raw(what)) = cli.role {
+        return Box::pin(raw::run(what)).await;
+    }
+    ensure!(cli.out.is_none() || cli.only.is_empty(), "--out needs every row");
+    if cfg!(debug_assertions) {
+        eprintln!("this is a debug build: `make bench` builds what is worth measuring");
+    }
+    proc::raise_files(idle::FILES)?;
+    let (mut sheet, started) = (Sheet::default(), Instant::now());
+    for run in 1..=cli.runs {
+        for (group, name, rows) in GROUPS {
+            if cli.only.is_empty() || rows.iter().any(|row| cli.only.contains(row)) {
+                eprintln!("run {run} of {}, {name}, {:.0} s", cli.runs, started.elapsed().as_secs_f64());
+                measure(group, name, &mut sheet).await;
+            }
+        }
+    }
+    let minutes = started.elapsed().as_secs_f64() / 60.0;
+    match cli.out {
+        Some(path) => {
+            std::fs::write(&path, report::document(&sheet, minutes)?).context("the document")?;
+            eprintln!("wrote {} after {minutes:.1} minutes", path.display());
+        }
+        None => print!("{}", report::table(&sheet, false)?),
+    }
+    ensure!(sheet.failures.is_empty(), "{} runs failed: {:?}", sheet.failures.len(), sheet.failures);
+    Ok(())
+}
+
+async fn measure(group: Group, name: &'static str, sheet: &mut Sheet) {
+    let run = async {
+        match group {
+            Group::Idle => Box::pin(idle::run(sheet)).await,
+            Group::Embedded => Box::pin(hop::embedded(sheet)).await,
+            Group::Apart => Box::pin(hop::apart(sheet)).await,
+            Group::Saturated => Box::pin(saturated::run(sheet)).await,
+            Group::Store => Box::pin(store::run(sheet)).await,
+            Group::Rehome => Box::pin(rehome::run(sheet)).await,
+        }
+    };
+    let result =
+        timeout(RUN_MAX, run).await.unwrap_or_else(|_| Err(anyhow::anyhow!("not within {RUN_MAX:?}")));
+    if let Err(error) = result {
+        eprintln!("  failed: {error:#}");
+        sheet.failures.push((name, format!("{error:#}")));
+    }
+}
