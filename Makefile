@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e bench foreign prepare lint fmt clippy docs contract audit clean
+.PHONY: help run test build unit e2e bench foreign prepare connect conformance lint fmt clippy docs contract audit clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -12,10 +12,10 @@ help: ## List the commands
 run: ## Build and start gateway and worker on 127.0.0.1:8080
 	$(CARGO) run --locked -q -p plexus -- up
 
-test: prepare foreign build unit e2e ## Run every test: units, the bus suite, end to end on each bus, foreign peers
+test: prepare foreign build unit e2e connect ## Run every test: units, the bus suite, end to end on each bus, foreign peers, the Connect suite
 
 build: ## Build the program and every test
-	$(CARGO) build --locked -p plexus
+	$(CARGO) build --locked -p plexus -p plexus-conformance
 	$(CARGO) test --locked --workspace --no-run
 
 unit: ## Unit tests and the suite that every carrier of the bus passes
@@ -35,6 +35,12 @@ prepare: ## Install what the tests need: redis-server
 
 foreign: ## Build the go-libp2p peer and install the js-libp2p peer, where Go and Node are there
 	@tools/foreign
+
+connect: ## The public Connect suite against the gateway's edge, in Connect, gRPC and gRPC-Web
+	@CARGO="$(CARGO)" tools/conformance connect
+
+conformance: ## Every public suite against the gateway's edge, with totals
+	@CARGO="$(CARGO)" tools/conformance
 
 lint: fmt clippy docs contract ## Everything that CI checks beside the tests
 

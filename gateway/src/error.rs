@@ -25,6 +25,11 @@ pub fn status(error: &v1::Error) -> Status {
     Status::with_error_details(code, error.message.clone(), details)
 }
 
+/// Makes the status of a refusal; its details are words of the contract, and only told to who speaks it.
+pub fn refusal(error: &v1::Error, told: bool) -> Status {
+    if told { status(error) } else { Status::new(code(error), error.message.clone()) }
+}
+
 /// Reads an error back from a status, whoever made it: ours by its details, tonic's own by its code.
 pub fn from_status(status: &Status) -> v1::Error {
     let details = status.get_error_details();

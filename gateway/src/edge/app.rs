@@ -16,7 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
-use plexus_proto::{reason::Reason, v1};
+use plexus_proto::v1;
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -128,7 +128,7 @@ impl Desk {
         match face {
             Face::Grpc => error::status(&refusal).into_http(),
             Face::Connect => {
-                request.extensions_mut().insert(Refused(refusal));
+                request.extensions_mut().insert(Refused(error::status(&refusal)));
                 self.connect(request).await
             }
             Face::Plain => {
@@ -147,18 +147,16 @@ impl Desk {
             return response;
         }
         let trunk = &self.0.trunk;
+        let Some(method) = trunk.registry().method(request.uri().path()).cloned() else {
+            return trunk.registry().missing(request.uri().path()).into_http();
+        };
         let asked = match limits::grpc_timeout(request.headers()) {
             Ok(asked) => asked,
-            Err(refusal) => return error::status(&refusal).into_http(),
+            Err(refusal) => return method.refusal(&refusal).into_http(),
         };
-        let Some(method) = trunk.registry().method(request.uri().path()).cloned() else {
-            let error =
-                v1::Error::new(Reason::MethodNotFound, format!("no method {:?}", request.uri().path()));
-            return error::status(&error).into_http();
-        };
-        let (limit, single) = (trunk.limits().message_bytes_max, method.kind.takes_one());
+        let limit = trunk.limits().message_bytes_max;
         guard::patiently(request, |request| async move {
-            let request = request.map(|body| Body::new(Measured::new(body, limit, single)));
+            let request = request.map(|body| Body::new(Measured::new(body, limit, &method)));
             trunk.serve(Dialect::Grpc, Some(&method), asked, request).await
         })
         .await

@@ -28,7 +28,7 @@ const REFUSED_STREAM: &str = "/-/Stream";
 
 /// In a request's extensions: it was refused before anything was read, and its dialect must say so.
 #[derive(Clone, Debug)]
-pub(crate) struct Refused(pub(crate) Box<v1::Error>);
+pub(crate) struct Refused(pub(crate) Status);
 
 /// The runtime over the trunk.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl Connect {
     /// Answers a request.
     pub(crate) async fn handle(&self, mut request: Request<Body>) -> http::Response<Body> {
         if let Err(refusal) = self.check(&request) {
-            let refused = Refused(request.extensions_mut().remove::<Refused>().map_or(refusal, |r| r.0));
+            let refused = request.extensions_mut().remove::<Refused>().unwrap_or(Refused(refusal));
             request = stand_in(request, refused);
         }
         match self.runtime.clone().oneshot(request).await {
@@ -63,15 +63,15 @@ impl Connect {
     }
 
     /// Finds what the runtime would refuse without a reason, or not miss.
-    fn check(&self, request: &Request<Body>) -> Result<(), Box<v1::Error>> {
+    fn check(&self, request: &Request<Body>) -> Result<(), Status> {
         let (path, size) = (request.uri().path(), self.trunk.limits().message_bytes_max);
-        if self.trunk.registry().method(path).is_none() {
-            return Err(Box::new(v1::Error::new(Reason::MethodNotFound, format!("no method {path:?}"))));
-        }
+        let Some(method) = self.trunk.registry().method(path) else {
+            return Err(self.trunk.registry().missing(path));
+        };
         if request.body().size_hint().lower() > 2 * size as u64 {
-            return Err(Box::new(guard::too_large(size)));
+            return Err(method.refusal(&guard::too_large(size)));
         }
-        deadline(request.headers())
+        deadline(request.headers()).map_err(|refusal| method.refusal(&refusal))
     }
 }
 
@@ -112,9 +112,7 @@ impl Bridge {
 
     fn method(&self, path: &str) -> Result<Arc<Method>, ConnectError> {
         let found = self.0.registry().method(&format!("/{path}")).cloned();
-        found.ok_or_else(|| {
-            up(&error::status(&v1::Error::new(Reason::MethodNotFound, format!("no method {path:?}"))))
-        })
+        found.ok_or_else(|| up(&self.0.registry().missing(&format!("/{path}"))))
     }
 
     /// Makes the call; the future owns all it needs.
@@ -130,7 +128,7 @@ impl Bridge {
         let timeout = context.time_remaining();
         async move {
             if let Some(Refused(refusal)) = refused {
-                return Err(up(&error::status(&refusal)));
+                return Err(up(&refusal));
             }
             let method = method?;
             let input = input(&method)?;
@@ -216,17 +214,17 @@ async fn next(
 
 fn read(method: &Method, format: CodecFormat, message: Bytes, most: usize) -> Result<Bytes, ConnectError> {
     if message.len() > most {
-        return Err(up(&error::status(&guard::too_large(most))));
+        return Err(up(&method.refusal(&guard::too_large(most))));
     }
     match format {
-        CodecFormat::Json => json::to_proto(&method.input, &message).map_err(|e| up(&error::status(&e))),
+        CodecFormat::Json => json::to_proto(&method.input, &message).map_err(|e| up(&method.refusal(&e))),
         _ => Ok(message),
     }
 }
 
 fn write(method: &Method, format: CodecFormat, answer: &Answer) -> Result<EncodedBody, ConnectError> {
     let bytes = match format {
-        CodecFormat::Json => answer.json(&method.output).map_err(|e| up(&error::status(&e)))?,
+        CodecFormat::Json => answer.json(&method.output).map_err(|e| up(&method.refusal(&e)))?,
         _ => answer.proto(),
     };
     Ok(EncodedBody::from(bytes))

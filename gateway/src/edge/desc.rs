@@ -1,6 +1,8 @@
 //! What is served, read from the descriptor: methods, their kinds and their HTTP rules. Every dialect
 //! finds its methods here, so none of them knows the name of any.
 
+use crate::error;
+use plexus_proto::{reason::Reason, v1};
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, MethodDescriptor, Value,
 };
@@ -9,6 +11,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
+use tonic::Status;
 
 /// How many messages go each way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +53,8 @@ pub(crate) struct Method {
     pub(crate) kind: Kind,
     /// Whether it changes nothing and may be a Connect GET.
     pub(crate) safe: bool,
+    /// Whether it is one of the contract: only then refusals tell their reason, which is the contract's word.
+    pub(crate) told: bool,
     /// Whether an answer is exactly one field of a oneof: that field then names the event.
     pub(crate) tagged: bool,
     /// Its HTTP rules, the main one first.
@@ -122,7 +127,8 @@ impl Registry {
         let mut methods = Vec::new();
         for name in services {
             let service = pool.get_service_by_name(name).ok_or_else(|| missing(name))?;
-            methods.extend(service.methods().map(|m| Arc::new(method(m, http.as_ref()))));
+            let told = service.package_name() == error.package_name();
+            methods.extend(service.methods().map(|m| Arc::new(method(m, told, http.as_ref()))));
         }
         let by_path = methods.iter().map(|m| (m.path.clone(), m.clone())).collect();
         let by_call = methods.iter().flat_map(|m| m.calls().map(|c| (c, m.clone()))).collect();
@@ -150,6 +156,18 @@ impl Registry {
         self.by_call.get(name)
     }
 
+    /// Makes the status of a call that found no method.
+    pub(crate) fn missing(&self, path: &str) -> Status {
+        let error = v1::Error::new(Reason::MethodNotFound, format!("no method {path:?}"));
+        error::refusal(&error, self.tells(path))
+    }
+
+    /// Tells whether a path is one of the contract, if only there were such a method.
+    pub(crate) fn tells(&self, path: &str) -> bool {
+        let rest = path.strip_prefix('/').and_then(|p| p.strip_prefix(self.error.package_name()));
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// Describes the error that every dialect writes.
     pub(crate) fn error(&self) -> &MessageDescriptor {
         &self.error
@@ -162,6 +180,11 @@ impl Method {
         &self.path[1..]
     }
 
+    /// Makes the status of a refusal of the edge.
+    pub(crate) fn refusal(&self, error: &v1::Error) -> Status {
+        error::refusal(error, self.told)
+    }
+
     /// The names a session may call it by.
     fn calls(&self) -> impl Iterator<Item = String> + use<> {
         let service = self.desc.parent_service();
@@ -170,7 +193,7 @@ impl Method {
     }
 }
 
-fn method(desc: MethodDescriptor, http: Option<&ExtensionDescriptor>) -> Method {
+fn method(desc: MethodDescriptor, told: bool, http: Option<&ExtensionDescriptor>) -> Method {
     let options = desc.method_descriptor_proto().options.as_ref();
     Method {
         path: format!("/{}/{}", desc.parent_service().full_name(), desc.name()),
@@ -183,6 +206,7 @@ fn method(desc: MethodDescriptor, http: Option<&ExtensionDescriptor>) -> Method 
             (true, true) => Kind::Bidi,
         },
         safe: options.is_some_and(|o| o.idempotency_level() == IdempotencyLevel::NoSideEffects),
+        told,
         tagged: tagged(&desc.output()),
         rules: http.map(|e| rules(&desc.options(), e)).unwrap_or_default(),
         desc,

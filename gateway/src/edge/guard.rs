@@ -1,6 +1,7 @@
 //! Bodies of requests: what a gRPC stream may carry, and how a refused body is read on for a moment, so
 //! that its sender gets the answer instead of a broken pipe. Never looks into a message.
 
+use super::desc::Method;
 use crate::error;
 use axum::body::Body;
 use bytes::{Buf, Bytes};
@@ -58,9 +59,16 @@ pin_project! {
 }
 
 impl Measured {
-    /// Holds a request to messages of `limit` bytes, and to exactly one if it is `single`.
-    pub(crate) fn new(inner: Body, limit: usize, single: bool) -> Self {
-        Self { inner, ruler: Ruler { limit, single, ..Ruler::default() }, failed: false }
+    /// Holds a request to messages of `limit` bytes, and to exactly one if the method takes one.
+    pub(crate) fn new(inner: Body, limit: usize, method: &Method) -> Self {
+        Self::of(
+            inner,
+            Ruler { limit, single: method.kind.takes_one(), told: method.told, ..Ruler::default() },
+        )
+    }
+
+    fn of(inner: Body, ruler: Ruler) -> Self {
+        Self { inner, ruler, failed: false }
     }
 }
 
@@ -69,6 +77,7 @@ impl Measured {
 struct Ruler {
     limit: usize,
     single: bool,
+    told: bool,
     seen: u32,
     prefix: [u8; 5],
     have: usize,
@@ -98,7 +107,7 @@ impl Ruler {
         self.seen += 1;
         self.skip = u32::from_be_bytes(len) as usize;
         match () {
-            () if self.skip > self.limit => Err(error::status(&too_large(self.limit))),
+            () if self.skip > self.limit => Err(error::refusal(&too_large(self.limit), self.told)),
             () if self.single && self.seen > 1 => {
                 Err(Status::unimplemented("the call takes exactly one message: got more"))
             }
@@ -228,7 +237,8 @@ mod tests {
             .map(|c| Ok::<_, axum::Error>(Frame::data(Bytes::copy_from_slice(c))))
             .collect();
         let body = Body::new(StreamBody::new(futures::stream::iter(pieces)));
-        let all = Measured::new(body, limit, single).collect().now_or_never().unwrap();
+        let ruler = Ruler { limit, single, ..Ruler::default() };
+        let all = Measured::of(body, ruler).collect().now_or_never().unwrap();
         all.map(|c| c.to_bytes().len()).map_err(|s| s.code())
     }
 

@@ -106,6 +106,8 @@ pub(crate) struct Tally {
     pub(crate) dialect: Dialect,
     /// The method.
     pub(crate) method: String,
+    /// Whether it is one of the contract, whose refusals tell their reason.
+    pub(crate) told: bool,
     /// How it ended; cancelled unless the answer ended by itself.
     pub(crate) verdict: Verdict,
 }
@@ -187,7 +189,7 @@ impl http_body::Body for Bounded {
             *me.ended = true;
             me.inner.set(Body::empty()); // Drops the service's stream.
             let error = if late { expired() } else { Drain::error() };
-            let status = error::status(&error);
+            let status = error::refusal(&error, me.tally.told);
             me.tally.verdict.set(status.code());
             return Poll::Ready(Some(Ok(trailers(&status))));
         }

@@ -166,19 +166,21 @@ impl Trunk {
             Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
             None => Some(answer.await),
         };
+        // What is not in the contract does not speak its words either.
+        let told = method.is_some_and(|m| m.told);
         let Some(Ok(mut response)) = answer else {
             Tally::done(metrics, dialect, name.to_owned(), Code::DeadlineExceeded);
-            return error::status(&limits::expired()).into_http();
+            return error::refusal(&limits::expired(), told).into_http();
         };
         if Status::from_header_map(response.headers()).is_some_and(|s| guard::is_bare_limit(&s)) {
-            response = error::status(&guard::too_large(limits.message_bytes_max)).into_http();
+            response = error::refusal(&guard::too_large(limits.message_bytes_max), told).into_http();
         }
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());
         if streams && code == Code::Ok {
             let verdict = Verdict::cancelled();
             response.extensions_mut().insert(verdict.clone());
-            let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), verdict };
+            let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
             let drain = &self.shared.drain;
             return response.map(|body| Body::new(Bounded::new(body, at, drain, trailers, tally)));
         }
