@@ -5,10 +5,13 @@
 use anyhow::{Context, anyhow};
 use config::{Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Which parts a process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
     /// Gateway and worker in one process.
     Up,
@@ -224,6 +227,34 @@ impl Telemetry {
         anyhow::ensure!(!self.send_timeout.is_zero(), "telemetry.send_timeout: must be above 0");
         Ok(())
     }
+}
+
+/// What the environment says to a client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClientEnvironment {
+    /// `PLEXUS_URL`: the gateway.
+    pub(crate) url: Option<String>,
+    /// `PLEXUS_CONTEXT`: a gateway by name.
+    pub(crate) context: Option<String>,
+    /// `PLEXUS_TOKEN`: what is shown to it.
+    pub(crate) token: Option<String>,
+}
+
+/// Reads what the environment says to a client; what is empty is not said.
+pub(crate) fn client_environment() -> ClientEnvironment {
+    let said = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    ClientEnvironment {
+        url: said("PLEXUS_URL"),
+        context: said("PLEXUS_CONTEXT"),
+        token: said("PLEXUS_TOKEN"),
+    }
+}
+
+/// Where the user's contexts are: `plexus/contexts.toml` in XDG_CONFIG_HOME, else in ~/.config.
+pub(crate) fn contexts_file() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")))?;
+    Some(config.join("plexus").join("contexts.toml"))
 }
 
 /// Hides the password of a URL.

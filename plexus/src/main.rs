@@ -4,10 +4,10 @@ mod admin;
 mod cli;
 mod client;
 mod config;
+mod doctor;
 mod serve;
 mod telemetry;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 // Kademlia allocates much that it hardly uses; with this allocator a node with it is an eighth the size.
@@ -15,7 +15,6 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(cli::FAILED);
         }
     };
-    let code = runtime.block_on(cli.run());
+    let code = runtime.block_on(cli::run());
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     ExitCode::from(code)
 }

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod arrows;
+mod cli;
 mod dialects;
 mod docs;
 mod foreign;
 mod peers;
+mod readme;
 mod rehome;
 mod slow;
 mod topics;

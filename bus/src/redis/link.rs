@@ -207,12 +207,12 @@ impl Link {
     }
 }
 
-fn custom(command: &'static str) -> CustomCommand {
+pub(super) fn custom(command: &'static str) -> CustomCommand {
     CustomCommand::new_static(command, ClusterHash::FirstKey, false)
 }
 
 /// Its settings: the library's defaults wait for ever, and its queue has no bound.
-fn build(mut address: Address, config: &Config, duty: Duty) -> Result<Client, Error> {
+pub(super) fn build(mut address: Address, config: &Config, duty: Duty) -> Result<Client, Error> {
     address.version = fred::types::RespVersion::RESP3;
     address.fail_fast = true;
     // A little before the caller's own limit, so that a command that waits unsent dies with it.

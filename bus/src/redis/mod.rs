@@ -47,11 +47,14 @@ mod address;
 mod event_loop;
 mod fault;
 mod history;
+mod inspect;
 mod keys;
 mod link;
 mod names;
 mod ownership;
 mod value;
+
+pub use inspect::{Inspection, inspect};
 
 use crate::{
     Config, Error, Metrics, Payload, Port, Subject, Subscription,

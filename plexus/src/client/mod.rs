@@ -1,21 +1,21 @@
 //! The client: one file a noun. It speaks gRPC to a gateway and knows nothing of nodes or the bus.
 
+mod context;
 mod messages;
 mod node;
-mod output;
+pub(crate) mod output;
 mod peer;
+mod selftest;
+mod target;
 mod topic;
 
-use anyhow::Context;
-use clap::{Args, Subcommand};
-use plexus_proto::v1::{
-    node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
-    topic_service_client::TopicServiceClient,
-};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+pub(crate) use target::Target;
+
+use crate::cli;
+use clap::Subcommand;
+use plexus_proto::v1;
+use std::fmt;
+use tonic::{Code, Status};
 
 /// What a client may do.
 #[derive(Subcommand)]
@@ -35,59 +35,71 @@ pub(crate) enum Command {
     /// Remote peers.
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Gateways by name.
+    #[command(subcommand)]
+    Context(context::Command),
+    /// Try a running gateway out: create, follow, publish, receive, read back, clean up.
+    Selftest(selftest::Selftest),
 }
 
-/// Where to, and how to answer.
-#[derive(Args, Clone)]
-pub(crate) struct Target {
-    /// The gateway.
-    #[arg(long, env = "PLEXUS_URL", default_value = "http://127.0.0.1:8080", global = true)]
-    url: String,
-    /// The node: its id or PeerId.
-    #[arg(long, short, default_value = "default", global = true)]
-    node: String,
-    /// Print JSON, one object a line.
-    #[arg(long, global = true)]
-    json: bool,
-    /// How long to wait, such as `10s`.
-    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, global = true)]
-    timeout: std::time::Duration,
+/// A failure of the client itself.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The exit code.
+    code: u8,
+    message: String,
 }
 
-impl Target {
-    async fn channel(&self) -> anyhow::Result<Channel> {
-        let endpoint =
-            Endpoint::from_shared(self.url.clone()).with_context(|| format!("{:?} is no URL", self.url))?;
-        let endpoint = endpoint.connect_timeout(self.timeout.min(std::time::Duration::from_secs(5)));
-        endpoint
-            .connect()
-            .await
-            .with_context(|| format!("no gateway answers at {} (is `plexus up` running?)", self.url))
+impl Failure {
+    fn error(code: u8, message: impl Into<String>) -> anyhow::Error {
+        anyhow::Error::new(Self { code, message: message.into() })
     }
 
-    async fn nodes(&self) -> anyhow::Result<NodeServiceClient<Channel>> {
-        Ok(NodeServiceClient::new(self.channel().await?))
+    /// The command was wrong.
+    fn usage(message: impl Into<String>) -> anyhow::Error {
+        Self::error(cli::USAGE, message)
     }
 
-    async fn peers(&self) -> anyhow::Result<PeerServiceClient<Channel>> {
-        Ok(PeerServiceClient::new(self.channel().await?))
+    /// Something is not there.
+    fn missing(message: impl Into<String>) -> anyhow::Error {
+        Self::error(cli::NOT_FOUND, message)
     }
 
-    async fn topics(&self) -> anyhow::Result<TopicServiceClient<Channel>> {
-        let client = TopicServiceClient::new(self.channel().await?);
-        Ok(client.max_decoding_message_size(8 << 20).max_encoding_message_size(2 << 20))
+    /// It took too long.
+    fn late(message: impl Into<String>) -> anyhow::Error {
+        Self::error(cli::UNAVAILABLE, message)
     }
 
-    /// A unary request with the deadline.
-    fn ask<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        request.set_timeout(self.timeout);
-        request
+    /// Ctrl-C.
+    fn interrupted() -> anyhow::Error {
+        Self::error(cli::INTERRUPTED, "interrupted")
     }
 }
 
-/// Runs a command and answers its exit code.
-pub(crate) async fn run(command: Command) -> u8 {
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Refuses what is no address of a gateway.
+fn check_url(url: &str) -> anyhow::Result<()> {
+    let known = url.parse::<hyper::Uri>().ok().filter(|uri| uri.authority().is_some());
+    match known.and_then(|uri| uri.scheme_str().map(ToOwned::to_owned)).as_deref() {
+        Some("http") => Ok(()),
+        Some("https") => Err(Failure::usage(format!("{url}: TLS is not there yet; use http://"))),
+        _ => Err(Failure::usage(format!("{url:?} is no address such as http://127.0.0.1:8080"))),
+    }
+}
+
+/// Runs a command. Ctrl-C ends it at once; `selftest` cleans up first.
+pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+    let command = match command {
+        Command::Selftest(selftest) => return selftest.run().await,
+        other => other,
+    };
     let work = async {
         match command {
             Command::Publish(publish) => publish.run().await,
@@ -95,23 +107,18 @@ pub(crate) async fn run(command: Command) -> u8 {
             Command::Topic(command) => command.run().await,
             Command::Node(command) => command.run().await,
             Command::Peer(command) => command.run().await,
+            Command::Context(command) => command.run(),
+            Command::Selftest(selftest) => selftest.run().await,
         }
     };
-    let result = tokio::select! {
+    tokio::select! {
         result = work => result,
-        _ = tokio::signal::ctrl_c() => return 130,
-    };
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("plexus: {}", explain(&error));
-            exit_code(&error)
-        }
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
     }
 }
 
 /// One sentence and the stable reason, with what is wrong field by field.
-fn explain(error: &anyhow::Error) -> String {
+pub(crate) fn explain(error: &anyhow::Error) -> String {
     let Some(status) = error.downcast_ref::<Status>() else { return format!("{error:#}") };
     let error = plexus_gateway::error::from_status(status);
     let mut text = format!("{} ({})", error.message, error.reason);
@@ -121,13 +128,62 @@ fn explain(error: &anyhow::Error) -> String {
     text
 }
 
-fn exit_code(error: &anyhow::Error) -> u8 {
+/// The same as JSON, in the form of the API.
+pub(crate) fn explain_json(error: &anyhow::Error) -> serde_json::Value {
+    let told = error.downcast_ref::<Status>().map(plexus_gateway::error::from_status);
+    let told = told.unwrap_or_else(|| v1::Error { message: format!("{error:#}"), ..Default::default() });
+    output::value("Error", &told).unwrap_or_else(|_| serde_json::json!({"message": told.message}))
+}
+
+/// The exit code of a failure.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.code;
+    }
     match error.downcast_ref::<Status>().map(Status::code) {
-        Some(Code::InvalidArgument) => 2,
-        Some(Code::NotFound) => 3,
-        Some(Code::Unavailable | Code::DeadlineExceeded) => 4,
-        Some(_) => crate::cli::FAILED,
-        None if error.chain().any(|e| e.is::<tonic::transport::Error>()) => 4,
-        None => crate::cli::FAILED,
+        Some(Code::InvalidArgument) => cli::USAGE,
+        Some(Code::NotFound) => cli::NOT_FOUND,
+        Some(Code::Unavailable | Code::DeadlineExceeded) => cli::UNAVAILABLE,
+        Some(_) => cli::FAILED,
+        None if error.chain().any(|e| e.is::<tonic::transport::Error>()) => cli::UNAVAILABLE,
+        None => cli::FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_exit_code() {
+        let status = |code| anyhow::Error::new(Status::new(code, "x"));
+        for (error, code) in [
+            (status(Code::InvalidArgument), 2),
+            (status(Code::NotFound), 3),
+            (status(Code::Unavailable), 4),
+            (status(Code::DeadlineExceeded), 4),
+            (status(Code::FailedPrecondition), 1),
+            (status(Code::AlreadyExists), 1),
+            (status(Code::Internal), 1),
+            (anyhow::anyhow!("x"), 1),
+            (Failure::usage("x"), 2),
+            (Failure::missing("x"), 3),
+            (Failure::late("x"), 4),
+            (Failure::interrupted(), 130),
+        ] {
+            assert_eq!(exit_code(&error), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_reason_in_words_and_in_json() {
+        let error = v1::Error::new(plexus_proto::reason::Reason::NodeNotFound, "there is no node \"x\"");
+        let error = anyhow::Error::new(plexus_gateway::error::status(&error));
+        assert_eq!(explain(&error), "there is no node \"x\" (NODE_NOT_FOUND)");
+        assert_eq!(explain_json(&error)["reason"], "NODE_NOT_FOUND");
+        assert_eq!(
+            explain_json(&anyhow::anyhow!("why").context("what")),
+            serde_json::json!({"message": "what: why"})
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! `plexus node`.
 
-use super::{Target, output};
+use super::{Failure, Target, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
     AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, GetIdentityRequest,
@@ -14,6 +14,10 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Create a node.
+    #[command(after_help = "Examples:
+  plexus node create alpha
+  plexus node create alpha --listen /ip4/127.0.0.1/tcp/4001
+  plexus node create alpha --spec @spec.json")]
     Create {
         /// Its id: lower-case letters, digits and hyphens.
         id: String,
@@ -30,10 +34,18 @@ pub(crate) enum Command {
         target: Target,
     },
     /// List the nodes.
+    #[command(after_help = "Examples:
+  plexus node ls
+  plexus node ls --json")]
     Ls(Target),
     /// Show one node.
+    #[command(after_help = "Examples:
+  plexus node show alpha")]
     Show(Named),
     /// Change the spec: only the fields that are given.
+    #[command(after_help = "Examples:
+  plexus node set alpha '{\"listenAddresses\": [\"/ip4/127.0.0.1/tcp/4001\"]}'
+  plexus node set alpha @spec.json")]
     Set {
         /// The node.
         id: String,
@@ -43,16 +55,29 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Stop and remove a node with all it has.
+    #[command(after_help = "Examples:
+  plexus node rm alpha")]
     Rm(Named),
     /// Start a stopped node.
+    #[command(after_help = "Examples:
+  plexus node start alpha")]
     Start(Named),
     /// Stop a node and keep what it has.
+    #[command(after_help = "Examples:
+  plexus node stop alpha")]
     Stop(Named),
     /// Build the swarm anew; lifts a quarantine.
+    #[command(after_help = "Examples:
+  plexus node restart alpha")]
     Restart(Named),
     /// Follow the nodes: each as it is, then every change.
+    #[command(after_help = "Examples:
+  plexus node watch
+  plexus node watch --json")]
     Watch(Target),
     /// Show who the node is to the network.
+    #[command(after_help = "Examples:
+  plexus node id default")]
     Id(Named),
     /// Bootstrap addresses.
     #[command(subcommand)]
@@ -72,8 +97,13 @@ pub(crate) struct Named {
 #[derive(Subcommand)]
 pub(crate) enum Bootstrap {
     /// List them and how each fares.
+    #[command(after_help = "Examples:
+  plexus node bootstrap ls
+  plexus node bootstrap ls --node alpha")]
     Ls(Target),
     /// Add addresses and dial them.
+    #[command(after_help = "Examples:
+  plexus node bootstrap add /ip4/127.0.0.1/tcp/4001/p2p/12D3KooWGRUfVqgmGFSbgZRpwWQBEyWjjWTu1KDLi7q6WCRGHLoX")]
     Add {
         /// Multiaddrs with /p2p/.
         #[arg(required = true)]
@@ -82,6 +112,8 @@ pub(crate) enum Bootstrap {
         target: Target,
     },
     /// Remove addresses.
+    #[command(after_help = "Examples:
+  plexus node bootstrap rm --all")]
     Rm {
         /// Multiaddrs as listed.
         addresses: Vec<String>,
@@ -116,7 +148,7 @@ impl Command {
             Self::Rm(Named { id, target }) => {
                 let request = DeleteNodeRequest { node: id, ..Default::default() };
                 target.nodes().await?.delete_node(target.ask(request)).await?;
-                Ok(())
+                target.done()
             }
             Self::Start(Named { id, target }) => {
                 let request = StartNodeRequest { node: id, ..Default::default() };
@@ -184,7 +216,8 @@ fn show_bootstrap(target: &Target, list: &BootstrapList) -> anyhow::Result<()> {
 /// Reads a spec in the API's JSON, from the text or from `@file`.
 fn read_spec(text: &str) -> anyhow::Result<NodeSpec> {
     let text = match text.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path)?,
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|e| Failure::usage(format!("{path} cannot be read: {e}")))?,
         None => text.to_owned(),
     };
     let pool = DescriptorPool::decode(plexus_proto::DESCRIPTOR)?;
@@ -193,7 +226,7 @@ fn read_spec(text: &str) -> anyhow::Result<NodeSpec> {
         .ok_or_else(|| anyhow::anyhow!("the contract has no NodeSpec"))?;
     let mut reader = serde_json::Deserializer::from_str(&text);
     let dynamic = DynamicMessage::deserialize(descriptor, &mut reader)
-        .map_err(|e| anyhow::anyhow!("the spec is not the JSON of a NodeSpec: {e}"))?;
+        .map_err(|e| Failure::usage(format!("the spec is not the JSON of a NodeSpec: {e}")))?;
     Ok(NodeSpec::decode(dynamic.encode_to_vec().as_slice())?)
 }
 
@@ -269,5 +302,15 @@ async fn identity(named: Named) -> anyhow::Result<()> {
     let Named { id, target } = named;
     let identity =
         target.nodes().await?.get_identity(target.ask(GetIdentityRequest { node: id })).await?.into_inner();
-    output::json("Identity", &identity)
+    if target.json {
+        return output::json("Identity", &identity);
+    }
+    output::facts(&[
+        ("peer id", identity.peer_id.clone()),
+        ("cid", identity.peer_id_cid.clone()),
+        ("listens on", identity.listen_addresses.join("\n            ")),
+        ("reached at", identity.external_addresses.join("\n            ")),
+        ("protocols", identity.protocols.join("\n            ")),
+        ("agent", identity.agent_version.clone()),
+    ])
 }

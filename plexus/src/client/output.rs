@@ -6,19 +6,36 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use std::{io::Write, sync::OnceLock, time::SystemTime};
 
-/// Prints a message of `plexus.v1` as one line of JSON.
+/// Prints a message of `plexus.v1` as one line of JSON, fields in the order of the contract.
 pub(crate) fn json(name: &str, message: &impl Message) -> anyhow::Result<()> {
+    let mut line = Vec::new();
+    dynamic(name, message)?
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut line), &options())?;
+    line.push(b'\n');
+    write(&line)
+}
+
+/// Prints one line of JSON.
+pub(crate) fn line(value: &serde_json::Value) -> anyhow::Result<()> {
+    write(format!("{value}\n").as_bytes())
+}
+
+/// A message of `plexus.v1` in the JSON of the API.
+pub(crate) fn value(name: &str, message: &impl Message) -> anyhow::Result<serde_json::Value> {
+    Ok(dynamic(name, message)?.serialize_with_options(serde_json::value::Serializer, &options())?)
+}
+
+fn options() -> SerializeOptions {
+    SerializeOptions::new().skip_default_fields(true)
+}
+
+fn dynamic(name: &str, message: &impl Message) -> anyhow::Result<DynamicMessage> {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     let pool = POOL.get_or_init(|| {
         DescriptorPool::decode(plexus_proto::DESCRIPTOR).expect("the descriptor was written by our own build")
     });
     let descriptor = pool.get_message_by_name(&format!("plexus.v1.{name}")).context("no such message")?;
-    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
-    let mut line = Vec::new();
-    let mut serializer = serde_json::Serializer::new(&mut line);
-    dynamic.serialize_with_options(&mut serializer, &SerializeOptions::new().skip_default_fields(true))?;
-    line.push(b'\n');
-    write(&line)
+    Ok(DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?)
 }
 
 /// Writes to standard output at once; a closed pipe ends the program quietly, as `head` expects.

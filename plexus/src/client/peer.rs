@@ -11,6 +11,9 @@ use plexus_proto::v1::{
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List peers, connected ones by default.
+    #[command(after_help = "Examples:
+  plexus peer ls
+  plexus peer ls --known --json")]
     Ls {
         /// Also peers that are only known.
         #[arg(long)]
@@ -19,6 +22,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Show one peer.
+    #[command(after_help = "Examples:
+  plexus peer show 12D3KooWGRUfVqgmGFSbgZRpwWQBEyWjjWTu1KDLi7q6WCRGHLoX")]
     Show {
         /// Its PeerId.
         peer: String,
@@ -26,6 +31,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Connect to a peer.
+    #[command(after_help = "Examples:
+  plexus peer connect /ip4/127.0.0.1/tcp/4001/p2p/12D3KooWGRUfVqgmGFSbgZRpwWQBEyWjjWTu1KDLi7q6WCRGHLoX")]
     Connect {
         /// Its PeerId, or a multiaddr that ends in /p2p/ and one.
         peer: String,
@@ -35,6 +42,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Close all connections to a peer.
+    #[command(after_help = "Examples:
+  plexus peer disconnect 12D3KooWGRUfVqgmGFSbgZRpwWQBEyWjjWTu1KDLi7q6WCRGHLoX")]
     Disconnect {
         /// Its PeerId.
         peer: String,
@@ -42,6 +51,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Measure round trips.
+    #[command(after_help = "Examples:
+  plexus peer ping 12D3KooWGRUfVqgmGFSbgZRpwWQBEyWjjWTu1KDLi7q6WCRGHLoX --count 10")]
     Ping {
         /// Its PeerId.
         peer: String,
@@ -52,6 +63,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Block a peer or an address range, both ways.
+    #[command(after_help = "Examples:
+  plexus peer block 203.0.113.0/24")]
     Block {
         /// A PeerId, an IP address or a CIDR.
         entry: String,
@@ -59,6 +72,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Lift a block.
+    #[command(after_help = "Examples:
+  plexus peer unblock 203.0.113.0/24")]
     Unblock {
         /// The entry as listed.
         entry: String,
@@ -66,6 +81,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// List blocks.
+    #[command(after_help = "Examples:
+  plexus peer blocks")]
     Blocks(Target),
 }
 
@@ -85,18 +102,21 @@ impl Command {
             Self::Disconnect { peer, target } => {
                 let request = DisconnectRequest { node: target.node.clone(), peer, ..Default::default() };
                 let answer = target.peers().await?.disconnect(target.ask(request)).await?.into_inner();
+                if target.json {
+                    return output::json("DisconnectResponse", &answer);
+                }
                 output::facts(&[("closed", answer.closed.to_string())])
             }
             Self::Ping { peer, count, target } => ping(peer, count, target).await,
             Self::Block { entry, target } => {
                 let request = BlockRequest { node: target.node.clone(), entry, ..Default::default() };
-                target.peers().await?.block(target.ask(request)).await?;
-                Ok(())
+                let entry = target.peers().await?.block(target.ask(request)).await?.into_inner();
+                if target.json { output::json("BlockEntry", &entry) } else { Ok(()) }
             }
             Self::Unblock { entry, target } => {
                 let request = UnblockRequest { node: target.node.clone(), entry, ..Default::default() };
                 target.peers().await?.unblock(target.ask(request)).await?;
-                Ok(())
+                target.done()
             }
             Self::Blocks(target) => blocks(target).await,
         }

@@ -11,6 +11,9 @@ use plexus_proto::v1::{
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List the topics that the node follows or keeps.
+    #[command(after_help = "Examples:
+  plexus topic ls
+  plexus topic ls --prefix eth2 --json")]
     Ls {
         /// Only names that begin so.
         #[arg(long, default_value = "")]
@@ -19,6 +22,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Show one topic.
+    #[command(after_help = "Examples:
+  plexus topic show demo")]
     Show {
         /// The topic.
         topic: String,
@@ -26,6 +31,9 @@ pub(crate) enum Command {
         target: Target,
     },
     /// List the peers of a topic; `-` for all topics.
+    #[command(after_help = "Examples:
+  plexus topic peers demo
+  plexus topic peers -")]
     Peers {
         /// The topic.
         topic: String,
@@ -33,6 +41,8 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Keep a topic joined without a reader.
+    #[command(after_help = "Examples:
+  plexus topic pin demo")]
     Pin {
         /// The topic.
         topic: String,
@@ -40,6 +50,9 @@ pub(crate) enum Command {
         target: Target,
     },
     /// End the pin.
+    #[command(after_help = "Examples:
+  plexus topic unpin demo
+  plexus topic unpin demo --purge")]
     Unpin {
         /// The topic.
         topic: String,
@@ -50,6 +63,9 @@ pub(crate) enum Command {
         target: Target,
     },
     /// Read retained messages.
+    #[command(after_help = "Examples:
+  plexus topic log demo
+  plexus topic log demo --after 3-17 --limit 100 --json")]
     Log {
         /// The topic.
         topic: String,
@@ -81,7 +97,7 @@ impl Command {
                 let request =
                     UnpinTopicRequest { node: target.node.clone(), topic, purge, ..Default::default() };
                 target.topics().await?.unpin_topic(target.ask(request)).await?;
-                Ok(())
+                target.done()
             }
             Self::Log { topic, after, limit, target } => log(topic, after, limit, target).await,
         }

@@ -1,0 +1,182 @@
+//! Where a client goes, and how it answers.
+
+use super::{Failure, context::Contexts, output};
+use crate::config::{self, ClientEnvironment};
+use anyhow::Context as _;
+use clap::Args;
+use plexus_proto::v1::{
+    node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
+    topic_service_client::TopicServiceClient,
+};
+use std::time::Duration;
+use tonic::{
+    Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+/// Where nobody says where.
+const LOCAL: &str = "http://127.0.0.1:8080";
+
+/// Where to, and how to answer.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Target {
+    /// The gateway; else what `--context`, PLEXUS_URL, PLEXUS_CONTEXT or the current context names, else
+    /// http://127.0.0.1:8080.
+    #[arg(long, global = true, conflicts_with = "context")]
+    url: Option<String>,
+    /// A gateway by name; `plexus context ls` lists them.
+    #[arg(long, global = true)]
+    context: Option<String>,
+    /// The node: its id or PeerId.
+    #[arg(long, short, default_value = "default", global = true)]
+    pub(super) node: String,
+    /// Print JSON, one object a line; errors too.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How long to wait, such as `10s`.
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, global = true)]
+    pub(crate) timeout: Duration,
+}
+
+/// A gateway and what is shown to it.
+#[derive(Debug, Clone, PartialEq)]
+struct Place {
+    url: String,
+    token: Option<String>,
+}
+
+/// Shows the token with every call.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+/// A connection that shows the token.
+pub(crate) type Line = InterceptedService<Channel, Bearer>;
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Target {
+    /// The address of the gateway.
+    pub(crate) fn url(&self) -> anyhow::Result<String> {
+        Ok(self.place(config::client_environment(), Contexts::load)?.url)
+    }
+
+    /// Flags win over the environment, that over the current context.
+    fn place(
+        &self,
+        environment: ClientEnvironment,
+        contexts: impl FnOnce() -> anyhow::Result<Contexts>,
+    ) -> anyhow::Result<Place> {
+        let ClientEnvironment { url, context, token } = environment;
+        let url = self.url.clone().or_else(|| url.filter(|_| self.context.is_none()));
+        if let Some(url) = url {
+            super::check_url(&url)?;
+            return Ok(Place { url, token });
+        }
+        let contexts = contexts()?;
+        let named = self.context.as_deref().or(context.as_deref());
+        let Some(context) = contexts.get(named)? else { return Ok(Place { url: LOCAL.into(), token }) };
+        let read = |path: &std::path::PathBuf| {
+            let text = std::fs::read_to_string(path);
+            text.map(|t| t.trim().to_owned()).with_context(|| format!("{} cannot be read", path.display()))
+        };
+        let token = token.map(Ok).or_else(|| context.token_file.as_ref().map(read)).transpose()?;
+        Ok(Place { url: context.url.clone(), token })
+    }
+
+    async fn line(&self) -> anyhow::Result<Line> {
+        let Place { url, token } = self.place(config::client_environment(), Contexts::load)?;
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|_| Failure::usage(format!("{url:?} is no address such as {LOCAL}")))?;
+        let bearer = token.map(|token| {
+            let value = MetadataValue::try_from(format!("Bearer {token}"));
+            let mut value =
+                value.map_err(|_| Failure::usage("the token has characters that no token has"))?;
+            value.set_sensitive(true);
+            anyhow::Ok(value)
+        });
+        let bearer = Bearer(bearer.transpose()?);
+        let endpoint = endpoint.connect_timeout(self.timeout.min(Duration::from_secs(5)));
+        let channel = endpoint
+            .connect()
+            .await
+            .with_context(|| format!("no gateway answers at {url} (is `plexus up` running?)"))?;
+        Ok(InterceptedService::new(channel, bearer))
+    }
+
+    pub(crate) async fn nodes(&self) -> anyhow::Result<NodeServiceClient<Line>> {
+        Ok(NodeServiceClient::new(self.line().await?))
+    }
+
+    pub(super) async fn peers(&self) -> anyhow::Result<PeerServiceClient<Line>> {
+        Ok(PeerServiceClient::new(self.line().await?))
+    }
+
+    pub(super) async fn topics(&self) -> anyhow::Result<TopicServiceClient<Line>> {
+        let client = TopicServiceClient::new(self.line().await?);
+        Ok(client.max_decoding_message_size(8 << 20).max_encoding_message_size(2 << 20))
+    }
+
+    /// A unary request with the deadline.
+    pub(crate) fn ask<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+
+    /// Says that it is done, where there is nothing else to say.
+    pub(super) fn done(&self) -> anyhow::Result<()> {
+        if self.json { output::line(&serde_json::json!({})) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_current_context() {
+        let contexts = || {
+            let text = "current = \"a\"\n[contexts.a]\nurl = \"http://a\"\n[contexts.b]\nurl = \"http://b\"";
+            Ok(toml::from_str::<Contexts>(text).unwrap())
+        };
+        let none = || Ok(Contexts::default());
+        let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        // --url, --context, PLEXUS_URL, PLEXUS_CONTEXT, and where it goes with the file.
+        let rows = [
+            ("", "", "", "", "http://a"),
+            ("", "", "", "b", "http://b"),
+            ("", "", "http://e", "b", "http://e"),
+            ("", "b", "http://e", "", "http://b"),
+            ("", "b", "http://e", "a", "http://b"),
+            ("http://f", "", "http://e", "b", "http://f"),
+        ];
+        for (url, context, env_url, env_context, wanted) in rows {
+            let target = Target {
+                url: said(url),
+                context: said(context),
+                node: "default".into(),
+                json: false,
+                timeout: Duration::from_secs(1),
+            };
+            let environment =
+                ClientEnvironment { url: said(env_url), context: said(env_context), token: said("t") };
+            let place = target.place(environment.clone(), contexts).unwrap();
+            assert_eq!(place, Place { url: wanted.into(), token: said("t") });
+            let bare = target.place(environment, none);
+            match (url.is_empty(), context.is_empty(), env_url.is_empty(), env_context.is_empty()) {
+                (true, true, true, true) => assert_eq!(bare.unwrap().url, LOCAL),
+                (true, true, true, false) | (true, false, ..) => assert!(bare.is_err(), "no such context"),
+                _ => assert_eq!(bare.unwrap().url, wanted),
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The command line as scripts see it: exit codes, JSON, contexts, Ctrl-C. Real processes against a real
+//! gateway.
+
+use plexus_tests::{
+    process::{Plexus, binary},
+    redis::{Server, free_port},
+};
+use serde_json::Value;
+use std::{path::PathBuf, process::Stdio, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A user with a folder of its own.
+struct User {
+    home: PathBuf,
+    url: String,
+}
+
+/// What a command left behind.
+struct Outcome {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl User {
+    fn new(name: &str, url: String) -> Self {
+        let home = std::env::temp_dir().join(format!("plexus-cli-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&home).unwrap();
+        Self { home, url }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).env("XDG_CONFIG_HOME", &self.home).env("PLEXUS_URL", &self.url).kill_on_drop(true);
+        for name in ["PLEXUS_CONTEXT", "PLEXUS_TOKEN", "PLEXUS_CONFIG"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    async fn run(&self, args: &[&str]) -> Outcome {
+        done(self.command(args)).await
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+async fn done(mut command: Command) -> Outcome {
+    let output = command.stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends").unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Outcome { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_exit_code_is_the_documented_one() {
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let user = User::new("codes", format!("http://{}", up.address));
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    // What is run, its exit code, and what it says on standard output, or on standard error if it failed.
+    let rows: &[(&[&str], i32, &str)] = &[
+        (&["--version"], 0, "plexus 0.1.0"),
+        (&["help"], 0, "Exit codes"),
+        (&["up", "--help"], 0, "Examples:"),
+        (&["nonsense"], 2, "nonsense"),
+        (&["pub", "demo"], 2, "MESSAGE"),
+        (&["pub", "demo", "hello"], 0, "LOGGED"),
+        (&["pub", "demo", "hello", "--json"], 0, "\"level\":\"LOGGED\""),
+        (&["pub", "demo", "hello", "--min-peers", "1", "--timeout", "1s"], 1, "NOT_ENOUGH_PEERS"),
+        (&["pub", "demo", "hello", "--level", "most"], 2, "most"),
+        (&["pub", "", "hello"], 2, "topic"),
+        (&["sub", "demo", "--after", "0", "--limit", "2"], 0, "hello"),
+        (&["sub", "demo", "--after", "0", "--limit", "1", "--json"], 0, "\"message\""),
+        (&["sub", "demo", "--after", "yesterday"], 2, "after"),
+        (&["topic", "ls"], 0, "demo"),
+        (&["topic", "show", "demo", "--json"], 0, "\"topic\":\"demo\""),
+        (&["topic", "log", "demo"], 0, "hello"),
+        (&["topic", "pin", "kept"], 0, "pinned"),
+        (&["topic", "unpin", "kept", "--json"], 0, "{}"),
+        (&["node", "create", "alpha"], 0, "alpha"),
+        (&["node", "create", "alpha"], 1, "NODE_EXISTS"),
+        (&["node", "create", "Alpha"], 2, "id"),
+        (&["node", "create", "beta", "--spec", "{"], 2, "NodeSpec"),
+        (&["node", "create", "beta", "--spec", "@/nowhere"], 2, "/nowhere"),
+        (&["node", "ls", "--json"], 0, "\"id\":\"alpha\""),
+        (&["node", "show", "alpha"], 0, "RUNNING"),
+        (&["node", "show", "nobody"], 3, "NODE_NOT_FOUND"),
+        (&["node", "show", "nobody", "--json"], 3, "\"reason\":\"NODE_NOT_FOUND\""),
+        (&["node", "id", "alpha"], 0, "peer id"),
+        (&["node", "id", "alpha", "--json"], 0, "\"peerId\""),
+        (&["node", "bootstrap", "ls", "--node", "alpha"], 0, "ADDRESS"),
+        (&["node", "stop", "alpha"], 0, "alpha"),
+        (&["node", "rm", "alpha"], 0, ""),
+        (&["node", "rm", "alpha"], 3, "NODE_NOT_FOUND"),
+        (&["peer", "ls"], 0, "PEER"),
+        (&["peer", "show", "x"], 2, "BAD_PEER_ID"),
+        (&["peer", "block", "203.0.113.0/24", "--json"], 0, "203.0.113.0/24"),
+        (&["peer", "blocks"], 0, "203.0.113.0/24"),
+        (&["peer", "unblock", "203.0.113.0/24"], 0, ""),
+        (&["node", "ls", "--url", &nobody], 4, "no gateway answers"),
+        (&["node", "ls", "--url", &nobody, "--json"], 4, "{\"message\":"),
+        (&["node", "ls", "--url", "https://plexus.example"], 2, "TLS"),
+        (&["node", "ls", "--url", "localhost:8080"], 2, "http://"),
+        (&["node", "ls", "--url", &nobody, "--context", "x"], 2, "cannot be used with"),
+        (&["node", "ls", "--context", "x"], 3, "no context"),
+        (&["node", "ls", "--timeout", "soon"], 2, "timeout"),
+        (&["config", "check"], 0, "ok"),
+        (&["config", "check", "--json"], 0, "{\"ok\":true}"),
+        (&["config", "check", "--role", "worker"], 1, "bus.url"),
+        (&["config", "check", "/nowhere.toml"], 1, "/nowhere.toml"),
+        (&["config", "print", "--json"], 0, "\"log\":"),
+        (&["worker", "--bus", "memory:"], 1, "bus.url"),
+    ];
+    for (args, code, says) in rows {
+        let outcome = user.run(args).await;
+        let Outcome { out, err, .. } = &outcome;
+        assert_eq!(outcome.code, *code, "{args:?}: {out}{err}");
+        let said = if *code == 0 { out } else { err };
+        assert!(said.contains(says), "{args:?} says {says:?}: {out}{err}");
+        if args.contains(&"--json") {
+            for line in said.lines() {
+                let parsed: Result<Value, _> = serde_json::from_str(line);
+                assert!(parsed.is_ok_and(|v| v.is_object()) || *code == 2, "{args:?}: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_says_which_gateway() {
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let user = User::new("contexts", String::new());
+    let url = format!("http://{}", up.address);
+    assert_eq!(user.run(&["context", "add", "here", "--url", &url]).await.code, 0);
+    assert_eq!(user.run(&["context", "add", "gone", "--url", "http://127.0.0.1:1"]).await.code, 0);
+    assert_eq!(user.run(&["node", "ls"]).await.code, 0, "the first is the current one");
+    assert_eq!(user.run(&["node", "ls", "--context", "gone"]).await.code, 4);
+    assert_eq!(user.run(&["context", "use", "gone"]).await.code, 0);
+    assert_eq!(user.run(&["node", "ls"]).await.code, 4);
+    assert_eq!(user.run(&["node", "ls", "--context", "here"]).await.code, 0);
+    let mut named = user.command(&["node", "ls"]);
+    named.env("PLEXUS_CONTEXT", "here");
+    assert_eq!(done(named).await.code, 0);
+    let mut pointed = user.command(&["node", "ls"]);
+    pointed.env("PLEXUS_URL", &url);
+    assert_eq!(done(pointed).await.code, 0, "PLEXUS_URL wins over the current context");
+    let listed = user.run(&["context", "ls"]).await.out;
+    assert!(listed.lines().any(|l| l.starts_with("*  gone")), "{listed}");
+    assert_eq!(user.run(&["context", "rm", "gone"]).await.code, 0);
+    assert_eq!(user.run(&["context", "rm", "gone"]).await.code, 3);
+    let listed = user.run(&["context", "ls", "--json"]).await.out;
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    std::fs::write(user.home.join("plexus/contexts.toml"), "nonsense = 1").unwrap();
+    let broken = user.run(&["context", "ls"]).await;
+    assert!(broken.code == 1 && broken.err.contains("contexts.toml"), "{}", broken.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_are_scripts_of_their_shells() {
+    let user = User::new("completion", String::new());
+    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef plexus"), ("fish", "complete -c plexus")]
+    {
+        let script = user.run(&["completion", shell]).await;
+        assert!(script.code == 0 && script.out.contains(mark), "{shell}");
+        if shell == "bash" {
+            let path = user.home.join("completion");
+            std::fs::write(&path, &script.out).unwrap();
+            let mut check = Command::new("bash");
+            check.arg("-n").arg(&path);
+            assert_eq!(done(check).await.code, 0);
+        }
+    }
+}
+
+fn interrupt(child: &tokio::process::Child) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_reader_with_130_and_a_server_with_0() {
+    let user = User::new("ctrl-c", String::new());
+    let (port, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let mut up = user.command(&["up", "--listen", &port, "--admin", &admin]);
+    let mut up = up.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut log = BufReader::new(up.stderr.take().unwrap()).lines();
+    while let Some(line) = log.next_line().await.unwrap() {
+        if line.contains("health and metrics") {
+            break;
+        }
+    }
+    let url = format!("http://{port}");
+    let mut sub = user.command(&["sub", "demo", "--url", &url]);
+    let mut sub = sub.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(sub.stderr.take().unwrap()).lines();
+    assert!(said.next_line().await.unwrap().unwrap().starts_with("following demo"));
+    interrupt(&sub);
+    let code = tokio::time::timeout(PATIENCE, sub.wait()).await.unwrap().unwrap().code();
+    assert_eq!(code, Some(130));
+    interrupt(&up);
+    let code = tokio::time::timeout(PATIENCE, up.wait()).await.unwrap().unwrap().code();
+    assert_eq!(code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_selftest_passes_where_all_is_well_and_leaves_nothing_behind() {
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let user = User::new("selftest", format!("http://{}", up.address));
+    let test = user.run(&["selftest", "--json"]).await;
+    assert_eq!(test.code, 0, "{}{}", test.out, test.err);
+    let steps: Vec<Value> = test.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(steps.len(), 8, "{}", test.out);
+    assert!(steps.iter().all(|s| s["ok"] == true && s["ms"].is_number()), "{}", test.out);
+    assert!(!user.run(&["node", "ls"]).await.out.contains("selftest-"));
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let test = user.run(&["selftest", "--url", &nobody]).await;
+    assert_eq!(test.code, 4, "{}", test.out);
+    assert!(test.out.starts_with("FAIL"), "{}", test.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
+    let redis = Server::start();
+    let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    let settings = [("PLEXUS__WORKER__KEYS__KEY", key)];
+    let up = Plexus::start("up", &redis.url(), &settings).await;
+    let user = User::new("doctor", format!("http://{}", up.address));
+    let (bus, admin) = (redis.url(), up.admin.to_string());
+    let well = user.run(&["doctor", "--bus", &bus, "--admin", &admin, "--json"]).await;
+    assert_eq!(well.code, 0, "{}{}", well.out, well.err);
+    let verdicts = |out: &str| -> Vec<(String, String)> {
+        let text = |v: &Value| v.as_str().unwrap().to_owned();
+        let lines = out.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        lines.map(|l| (text(&l["check"]), text(&l["verdict"]))).collect()
+    };
+    let found = verdicts(&well.out);
+    for (check, verdict) in [
+        ("config", "OK"),
+        ("redis.version", "OK"),
+        ("redis.eviction", "OK"),
+        // The server of the tests keeps nothing and has no replica.
+        ("redis.persistence", "WARN"),
+        ("redis.replication", "WARN"),
+        ("redis.clock", "OK"),
+        ("gateway", "OK"),
+        ("gateway.clock", "OK"),
+        ("admin.live", "OK"),
+        ("admin.ready", "OK"),
+    ] {
+        assert!(found.contains(&(check.into(), verdict.into())), "{check} {verdict}: {}", well.out);
+    }
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let (url, bus) = (format!("http://{nobody}"), format!("redis://{nobody}"));
+    let ill = user
+        .run(&["doctor", "--role", "worker", "--bus", &bus, "--url", &url, "--admin", &nobody, "--json"])
+        .await;
+    assert_eq!(ill.code, 1, "{}", ill.out);
+    let found = verdicts(&ill.out);
+    for check in ["config", "redis", "gateway", "admin.live", "admin.ready"] {
+        assert!(found.contains(&(check.into(), "FAIL".into())), "{check}: {}", ill.out);
+    }
+}
