@@ -25,11 +25,12 @@ pub(crate) async fn run(role: Role, config: Config) -> anyhow::Result<()> {
 async fn sides(role: Role, config: Config) -> anyhow::Result<()> {
     let bus = Bus::open(&config.bus).await.context("bus.url")?;
     let mut process = Process::new(&bus);
-    if role.worker() {
-        process.worker(&config, &bus)?;
-    }
+    // The gateway first: a port that cannot be had must not leave nodes behind that were just taken.
     if role.gateway() {
         process.gateway(&config, &bus).await?;
+    }
+    if role.worker() {
+        process.worker(&config, &bus)?;
     }
     let Process { admin, stops, mut clients, mut nodes } = process;
     let mut health = JoinSet::new();
@@ -89,7 +90,9 @@ impl Process {
         worker.metrics().register(&mut self.admin.registry);
         let (alive, ready, within) = (worker.alive(), worker.ready(), config.admin.stuck_after);
         self.admin.parts.push(Part::new("worker", move || alive.is_alive(within), move || ready.is_ready()));
-        warn_of_development(config);
+        if config.worker.allow_private_addresses {
+            tracing::warn!("development mode: nodes may dial and listen on loopback and private ranges");
+        }
         self.nodes.spawn(worker.run(self.stops.nodes.clone()));
         Ok(())
     }
@@ -124,16 +127,4 @@ async fn stop_signal() -> anyhow::Result<()> {
         _ = int.recv() => {}
     }
     Ok(())
-}
-
-fn warn_of_development(config: &Config) {
-    if config.worker.allow_private_addresses {
-        tracing::warn!("development mode: nodes may dial and listen on loopback and private ranges");
-    }
-    let keys = &config.worker.keys;
-    if keys.generate && keys.file.is_none() && keys.key.is_none() {
-        tracing::warn!(
-            "development mode: the key-encryption key was made for this process; identities do not outlive it"
-        );
-    }
 }

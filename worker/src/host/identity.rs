@@ -48,7 +48,9 @@ impl Seal {
             return Self::parse(text).ok_or_else(|| bad("keys.key"));
         }
         if keys.generate {
-            tracing::warn!("no key-encryption key is configured: nodes cannot be opened after this process");
+            tracing::warn!(
+                "development mode: the key-encryption key was made for this process, and identities do not outlive it"
+            );
             return Ok(Self::new(rand::random()));
         }
         Err(Error::Config(
