@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e bench foreign prepare connect conformance lint fmt clippy docs contract audit clean
+.PHONY: help run test build unit e2e bench foreign prepare connect conformance schemathesis lint fmt clippy docs contract audit clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -41,6 +41,10 @@ connect: ## The public Connect suite against the gateway's edge, in Connect, gRP
 
 conformance: ## Every public suite against the gateway's edge, with totals
 	@CARGO="$(CARGO)" tools/conformance
+
+schemathesis: ## Check a gateway against its OpenAPI document (installs schemathesis)
+	$(CARGO) build --locked -q -p plexus
+	@tools/schemathesis
 
 lint: fmt clippy docs contract ## Everything that CI checks beside the tests
 

@@ -64,6 +64,8 @@ pub struct Limits {
     /// Silence after which a text stream says that it lives.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
+    /// Streams that are packed by gzip at once; more go out as they are. Each keeps about 300 KB.
+    pub compressed_streams_max: usize,
     /// Calls open on one WebSocket session.
     pub session_calls_max: usize,
     /// Bytes that may wait to be written on one WebSocket session.
@@ -208,6 +210,7 @@ impl Default for Limits {
             call_timeout: Duration::from_secs(30),
             call_timeout_max: Duration::from_secs(300),
             heartbeat_interval: Duration::from_secs(15),
+            compressed_streams_max: 64,
             session_calls_max: 256,
             session_buffer_max: 1 << 20,
             session_ping_interval: Duration::from_secs(25),

@@ -3,17 +3,18 @@
 
 use super::{
     auth::Auth,
+    compress::{self, Compress},
     connect::{Connect, Refused},
     desc::Error,
     guard::{self, Measured},
-    limits, openapi, problem,
-    rest::Rest,
+    limits, problem,
+    reference::{Answer, Reference},
+    rest::{self, Rest},
     trunk::Trunk,
     websocket,
 };
 use crate::{error, metrics::Dialect};
 use axum::body::Body;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use plexus_proto::v1;
@@ -26,13 +27,17 @@ use tower::Service;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 /// What a browser may read of an answer of another origin.
-const EXPOSED: [&str; 8] = [
+const EXPOSED: [&str; 12] = [
+    "accept-encoding",
     "allow",
+    "content-encoding",
     "etag",
     "grpc-message",
     "grpc-status",
     "grpc-status-details-bin",
     "location",
+    "ratelimit",
+    "ratelimit-policy",
     "retry-after",
     "traceparent",
 ];
@@ -54,7 +59,8 @@ struct Parts {
     auth: Auth,
     connect: Connect,
     rest: Rest,
-    openapi: Bytes,
+    reference: Reference,
+    compress: Compress,
 }
 
 /// The kind of answer that a request's content type and path ask for.
@@ -71,11 +77,12 @@ enum Face {
 impl App {
     /// Puts the dialects in front of the trunk.
     pub(crate) fn new(trunk: Trunk, auth: Auth) -> Result<Self, Error> {
-        let openapi = openapi::document(trunk.registry()).to_string().into();
+        let reference = Reference::new(trunk.registry());
+        let compress = Compress::new(trunk.limits().compressed_streams_max);
         let connect = Connect::new(trunk.clone());
         let rest = Rest::new(trunk.clone())?;
         let cors = cors(auth.clone());
-        let desk = Desk(Arc::new(Parts { trunk, auth, connect, rest, openapi }));
+        let desk = Desk(Arc::new(Parts { trunk, auth, connect, rest, reference, compress }));
         Ok(Self { cors: tower::Layer::layer(&cors, desk.clone()), desk })
     }
 }
@@ -168,24 +175,27 @@ impl Desk {
 
     async fn plain(&self, request: Request<Body>) -> Response<Body> {
         let head = request.method() == Verb::HEAD;
-        let response = match (request.method(), request.uri().path()) {
-            (&Verb::GET | &Verb::HEAD, "/") => document(HELLO),
-            (&Verb::GET | &Verb::HEAD, "/openapi.json") => document(self.0.openapi.clone()),
-            (_, websocket::PATH) => websocket::open(&self.0.trunk, request),
-            _ => self.0.rest.handle(request).await,
+        let packs = compress::takes(request.headers());
+        let (verb, path) = (request.method(), request.uri().path());
+        let response = match self.0.reference.answer(verb, path, request.headers()) {
+            Some(Answer::Found(response)) => response,
+            Some(Answer::Allow(verbs)) => {
+                rest::allow(self.0.trunk.registry(), verb, request.headers(), verbs)
+            }
+            None if path == websocket::PATH => return websocket::open(&self.0.trunk, request),
+            None => self.0.rest.handle(request).await,
         };
-        // Only HTTP/1 leaves the body out by itself.
-        if head { response.map(|_| Body::empty()) } else { response }
+        let response = self.0.compress.answer(packs, response).await;
+        if head { bodiless(response) } else { response }
     }
 }
 
-/// What stands at the root.
-const HELLO: &[u8] = br#"{"name":"plexus","openapi":"/openapi.json","api":"/v1","websocket":"/v1/ws"}"#;
-
-fn document(json: impl Into<Body>) -> Response<Body> {
-    let mut response = Response::new(json.into());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+/// Leaves the body of an answer to HEAD out, which only HTTP/1 does by itself, and says how long it is.
+fn bodiless(mut response: Response<Body>) -> Response<Body> {
+    if let Some(size) = http_body::Body::size_hint(response.body()).exact().filter(|size| *size > 0) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+    }
+    response.map(|_| Body::empty())
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

@@ -95,10 +95,7 @@ fn value(field: &FieldDescriptor, text: &str) -> Option<Value> {
         Kind::Float => Value::F32(text.parse().ok()?),
         Kind::Double => Value::F64(text.parse().ok()?),
         Kind::Bytes => Value::Bytes(base64(text)?.into()),
-        Kind::Enum(values) => {
-            let named = values.get_value_by_name(text).map(|v| v.number());
-            Value::EnumNumber(named.or_else(|| text.parse().ok())?)
-        }
+        Kind::Enum(values) => Value::EnumNumber(values.get_value_by_name(text)?.number()),
         // Times, durations and masks are strings in JSON; other messages have no form in a query.
         Kind::Message(inner) => {
             let text = serde_json::Value::String(text.into());
@@ -171,6 +168,7 @@ mod tests {
             ("topic=a", "REPEATED_PARAMETER"),
             ("queueMessages=-1", "FIELD_INVALID"),
             ("slowReader=FAST", "FIELD_INVALID"),
+            ("slowReader=1", "FIELD_INVALID"),
             ("positions=a", "FIELD_INVALID"),
             ("filter=a", "FIELD_INVALID"),
             ("own=yes", "FIELD_INVALID"),

@@ -270,19 +270,20 @@ pub(crate) mod tests {
         LazyLock::new(|| DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap());
 
     /// Fields that every method may have, by the conventions of the contract.
-    const CONVENTIONS: [&str; 9] = [
+    const CONVENTIONS: [&str; 10] = [
         "after",
         "data",
         "etag",
         "heartbeat",
         "if_revision",
+        "page_size",
         "request_id",
         "resume",
         "revision",
         "traceparent",
     ];
-    /// Words of problems and of OpenAPI, and the fact that goes with a limit.
-    const FORMATS: [&str; 4] = ["limit", "status", "summary", "tags"];
+    /// Words of problems, OpenAPI and AsyncAPI, and the fact that goes with a limit.
+    const FORMATS: [&str; 6] = ["address", "limit", "messages", "status", "summary", "tags"];
     /// Messages that are words of the edge itself.
     const OWN: [&str; 2] = ["plexus.v1.Error", "plexus.v1.SessionFrame"];
     /// A dialect that a method shares its name with.

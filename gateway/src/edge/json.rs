@@ -28,9 +28,19 @@ pub(crate) fn read(
     let options = DeserializeOptions::new().deny_unknown_fields(unknown == Unknown::Refuse);
     let mut reader = serde_json::Deserializer::from_slice(json);
     let message = DynamicMessage::deserialize_with_options(input.clone(), &mut reader, &options)
-        .map_err(|e| refusal(&e))?;
-    reader.end().map_err(|e| refusal(&e))?;
+        .map_err(|e| refusal(&e, &place(input, json, &options)))?;
+    reader.end().map_err(|e| refusal(&e, ""))?;
     Ok(message)
+}
+
+/// Finds the field that cannot be read, by reading once more: only who is refused pays for that.
+fn place(input: &MessageDescriptor, json: &[u8], options: &DeserializeOptions) -> String {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let read = DynamicMessage::deserialize_with_options(input.clone(), tracked, options);
+    let path = track.path().to_string();
+    if read.is_ok() || path == "." { String::new() } else { path }
 }
 
 /// Reads a request into its encoding, skipping fields that it does not have.
@@ -65,19 +75,18 @@ pub(crate) fn untag(json: &Bytes) -> Option<(Bytes, Bytes)> {
     rest[name..].starts_with(b"\":").then(|| (json.slice(2..2 + name), json.slice(name + 4..json.len() - 1)))
 }
 
-fn refusal(error: &serde_json::Error) -> Box<v1::Error> {
+fn refusal(error: &serde_json::Error, place: &str) -> Box<v1::Error> {
     let text = error.to_string();
-    let field = text
-        .strip_prefix("unrecognized field name '")
-        .and_then(|t| t.split_once('\''))
-        .map(|(field, _)| field);
-    Box::new(match field {
-        Some(field) => {
-            v1::Error::new(Reason::UnknownField, format!("{field}: the request has no such field"))
-                .violation(field, "the request has no such field")
-        }
-        None => v1::Error::new(Reason::BadJson, format!("the body is not the JSON of the request: {text}")),
-    })
+    let unknown = text.strip_prefix("unrecognized field name '").and_then(|t| t.split_once('\''));
+    if let Some((name, _)) = unknown {
+        let field = if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
+        let text = "the request has no such field";
+        return Box::new(
+            v1::Error::new(Reason::UnknownField, format!("{field}: {text}")).violation(field, text),
+        );
+    }
+    let refused = v1::Error::new(Reason::BadJson, format!("the body is not the JSON of the request: {text}"));
+    Box::new(if place.is_empty() { refused } else { refused.violation(place, text) })
 }
 
 fn defect(error: &dyn std::error::Error) -> Box<v1::Error> {
@@ -107,6 +116,22 @@ mod tests {
         for bad in [&b"{"[..], b"[]", b"{}{}", br#"{"code":5}"#, b"\xff"] {
             let refused = read(&message("plexus.v1.Error"), bad, Unknown::Refuse).unwrap_err();
             assert!(refused.is(Reason::BadJson), "{bad:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn the_field_that_cannot_be_read_is_named_wherever_it_stands() {
+        let update = message("plexus.v1.UpdateNodeRequest");
+        for (json, field) in [
+            (r#"{"spec":{"kad":{"replication":"x"}}}"#, "spec.kad.replication"),
+            (r#"{"spec":{"labels":{"a":1}}}"#, "spec.labels.a"),
+            (r#"{"spec":{"bootstrap":["/ip4/1.2.3.4",7]}}"#, "spec.bootstrap[1]"),
+            (r#"{"spec":{"kad":{"nope":1}}}"#, "spec.kad.nope"),
+            (r#"{"spec":{"kad":{"mode":"FAST"}}}"#, "spec.kad.mode"),
+            (r#"{"spec":{"limits":{"idleTimeout":"3"}}}"#, "spec.limits.idleTimeout"),
+        ] {
+            let refused = read(&update, json.as_bytes(), Unknown::Refuse).unwrap_err();
+            assert_eq!(refused.violations[0].field, field, "{json}");
         }
     }
 

@@ -54,6 +54,19 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<
     }))
 }
 
+/// Reads the deadline of a dialect without one of its own: `grpc-timeout`, else `connect-timeout-ms`.
+pub(crate) fn asked(headers: &HeaderMap) -> Result<Option<Duration>, Box<v1::Error>> {
+    let Some(value) = headers.get("connect-timeout-ms") else { return grpc_timeout(headers) };
+    if headers.contains_key("grpc-timeout") {
+        return grpc_timeout(headers);
+    }
+    let digits = value.as_bytes();
+    if digits.is_empty() || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Box::new(v1::Error::new(Reason::BadDeadline, "connect-timeout-ms: 1 to 10 digits")));
+    }
+    Ok(Some(Duration::from_millis(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))))
+}
+
 /// Measures a head: hyper's own bounds lie behind these and cannot say what was wrong.
 pub(crate) fn head(limits: &Limits, headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -276,6 +289,25 @@ mod tests {
         assert_eq!(read("99999999H").unwrap(), Some(Duration::from_secs(99_999_999 * 3600)));
         for bad in ["", "m", "1", "1x", "-1S", "123456789S", "1 S", "1.5S"] {
             assert!(read(bad).unwrap_err().is(Reason::BadDeadline), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_may_come_in_the_words_of_another_dialect() {
+        let asked = |pairs: &[(&'static str, &'static str)]| {
+            let pairs =
+                pairs.iter().map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_static(v)));
+            asked(&HeaderMap::from_iter(pairs)).map_err(|e| e.reason)
+        };
+        assert_eq!(asked(&[]), Ok(None));
+        assert_eq!(asked(&[("connect-timeout-ms", "250")]), Ok(Some(Duration::from_millis(250))));
+        assert_eq!(asked(&[("grpc-timeout", "2S")]), Ok(Some(Duration::from_secs(2))));
+        assert_eq!(
+            asked(&[("connect-timeout-ms", "1"), ("grpc-timeout", "2S")]),
+            Ok(Some(Duration::from_secs(2)))
+        );
+        for bad in ["", "-1", "1.5", "1s", "12345678901", " 1"] {
+            assert_eq!(asked(&[("connect-timeout-ms", bad)]), Err("BAD_DEADLINE".into()), "{bad:?}");
         }
     }
 

@@ -4,23 +4,33 @@
 //! - [`listener`] accepts connections, [`wire`] times them, [`drain`] ends them
 //! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds
 //! - [`trunk`] is the one way into the services, [`desc`] what they are
-//! - [`connect`] Connect and gRPC-Web; [`rest`], [`route`] and [`bind`] paths and fields; [`sse`]
-//!   streams as text; [`websocket`] sessions; [`json`] and [`problem`] what they write; [`openapi`] what they are, for readers
+//! - [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`] streams as text
+//! - [`rest`] paths: [`route`] finds the method; [`bind`], [`body`] and [`convention`] fill its fields from
+//!   path and query, body and headers; [`negotiate`] and [`compress`] choose the form of the answer
+//! - [`json`] and [`problem`] what they write; [`openapi`], [`asyncapi`] and [`schema`] what they are,
+//!   which [`reference`] shows to readers
 
 mod app;
+mod asyncapi;
 mod auth;
 mod bind;
+mod body;
+mod compress;
 mod connect;
+mod convention;
 pub(crate) mod desc;
 pub(crate) mod drain;
 mod guard;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod listener;
+mod negotiate;
 mod openapi;
 pub(crate) mod problem;
+mod reference;
 mod rest;
 mod route;
+mod schema;
 mod sse;
 pub(crate) mod trunk;
 mod websocket;

@@ -1,6 +1,6 @@
 //! Errors on REST: an RFC 9457 problem that carries the whole error.
 
-use super::{desc, desc::Registry, json};
+use super::{body, desc, desc::Registry, json};
 use crate::error;
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -16,6 +16,9 @@ pub(crate) fn response(registry: &Registry, headers: &HeaderMap, error: &v1::Err
     *response.status_mut() = status;
     let answer = response.headers_mut();
     answer.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if error.violations.iter().any(|v| v.field == header::CONTENT_ENCODING.as_str()) {
+        answer.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(body::ENCODINGS));
+    }
     if let Some(wait) = &error.retry_after {
         // Whole seconds, never fewer than asked for.
         let seconds = wait.seconds.max(0) + i64::from(wait.nanos > 0);

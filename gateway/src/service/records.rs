@@ -137,9 +137,9 @@ pub(super) fn touch(node: &mut v1::Node) {
     node.updated_at = Some(SystemTime::now().into());
 }
 
-/// Refuses where the caller saw another revision.
+/// Refuses where the caller saw another revision; `*` is any, and `0` that of what is not there.
 pub(super) fn check_etag(given: &str, current: &str) -> Result<(), Failure> {
-    if given.is_empty() || given.trim_matches('"') == current {
+    if given.is_empty() || given.trim_matches('"') == current || (given == "*" && current != "0") {
         return Ok(());
     }
     let error = v1::Error::new(Reason::EtagMismatch, format!("etag: it is {current:?} now"));
