@@ -16,7 +16,7 @@ use fred::{
     types::RespVersion,
 };
 use futures::future::try_join_all;
-use plexus_bus::{Append, Appended, Bus, Claim, Grant, Incarnation, NodeName, Payload, Spot, Taken};
+use plexus_bus::{Append, Appended, Bus, Claim, Grant, Incarnation, NodeName, Payload, Spot, Stage, Taken};
 use plexus_proto::bus::{LogEntry, LogMessage};
 use plexus_tests::redis::Server;
 use prost::Message as _;
@@ -99,7 +99,8 @@ async fn open(bus: &Bus) -> Result<Vec<Lane>> {
         };
         let epoch = epochs.first().copied().flatten().context("the node is free")?;
         let grant = Grant { epoch, nonce: 1 };
-        bus.open_logs(&node, grant, &[Bytes::from_static(b"bench")], Bytes::new(), false).await?;
+        let first = Stage::First { sweep: false };
+        bus.open_logs(&node, grant, &[Bytes::from_static(b"bench")], Bytes::new(), first).await?;
         lanes.push(Lane { node, grant, next: std::cell::Cell::new(1) });
     }
     Ok(lanes)

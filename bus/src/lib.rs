@@ -24,7 +24,7 @@ pub use error::{Error, Outcome as Ran, Refusal};
 pub use metrics::Metrics;
 pub use port::{
     Append, Appended, Claim, Enlisted, Entry, Extent, Look, Opened, Opening, Owned, Owner, Port, Range,
-    Renewed, Spot, Taken, Value, When,
+    Renewed, Spot, Stage, Taken, Value, When,
 };
 pub use subject::{Era, GatewayId, Grant, Incarnation, Key, NodeName, Position, Subject, Topic};
 pub use subscription::{Event, Subscription};
@@ -125,11 +125,11 @@ impl Bus {
         grant: Grant,
         topics: &[Topic],
         marker: Bytes,
-        sweep: bool,
+        stage: Stage,
     ) -> Result<Opened, Error> {
         bounds::topics(topics)?;
         self.bounds.bytes(marker.len())?;
-        self.within(self.port.open(node, grant, topics, marker, sweep)).await
+        self.within(self.port.open(node, grant, topics, marker, stage)).await
     }
 
     /// Appends one entry per topic.

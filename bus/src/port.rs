@@ -38,15 +38,14 @@ pub trait History: Send + Sync {
     /// `open`: ends the old epoch in all known, wanted (interest) and given topics. `marker` is the
     /// encoded opening [`plexus_proto::bus::LogEntry`]; the carrier appends `opening.prev` and
     /// `opening.sure` to it (`prev` empty where the log was). `sure` counts from the writing of the node's
-    /// [`Key::Record`], which makes `f` in the present era. A log that holds no message and is neither wanted nor given is dropped
-    /// where `sweep` is set, unless it was opened in this epoch.
+    /// [`Key::Record`], which makes `f` in the present era.
     fn open<'a>(
         &'a self,
         node: &'a NodeName,
         grant: Grant,
         topics: &'a [Topic],
         marker: Bytes,
-        sweep: bool,
+        stage: Stage,
     ) -> Answer<'a, Opened>;
     /// `append`: one entry per topic, all under one grant.
     fn append<'a>(&'a self, node: &'a NodeName, grant: Grant, entries: Vec<Append>) -> Answer<'a, Appended>;
@@ -164,6 +163,20 @@ pub enum When {
     Revision(u64),
 }
 
+/// Which opening of a grant it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The first, which makes the grant the one that may write.
+    First {
+        /// Drops logs that hold no message and are neither wanted nor given, unless they were opened in
+        /// this epoch.
+        sweep: bool,
+    },
+    /// A later one, for further topics. Only where the first is there: a store that lost it cannot say what
+    /// else it lost, and this one must not be taken for it.
+    Later,
+}
+
 /// Outcome of `open`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
@@ -171,6 +184,8 @@ pub enum Opened {
     Done(Vec<Opening>),
     /// A later grant is there; the largest epoch seen.
     Fenced(u64),
+    /// The grant's first opening is not there; nothing was written.
+    Lost,
 }
 
 /// One opened topic.

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use plexus_bus::{
     Append, Appended, Bus, Claim, Config, Error, Event, Grant, Key, NodeName, Opened, Payload, Ran, Range,
-    Renewed, Spot, Subject, Subscription, Taken, When,
+    Renewed, Spot, Stage, Subject, Subscription, Taken, When,
 };
 use plexus_proto::bus::LogEntry;
 use prost::Message;
@@ -126,7 +126,9 @@ async fn open(bus: &Bus, grant: Grant, topics: &[Bytes]) -> Opened {
         opening: Some(plexus_proto::bus::EpochOpening { worker: "w".into(), ..Default::default() }),
         ..entry(grant, 0)
     };
-    bus.open_logs(&node(), grant, topics, marker.encode_to_vec().into(), false).await.unwrap()
+    bus.open_logs(&node(), grant, topics, marker.encode_to_vec().into(), Stage::First { sweep: false })
+        .await
+        .unwrap()
 }
 
 const ALL: Range = Range { from: plexus_bus::Position::ZERO, until: None, limit: 100, newest_first: false };

@@ -2,7 +2,8 @@
 //! topics. `open`, `append`, `look` and `stamp` of protocol.md §2, pure.
 
 use crate::{
-    Append, Entry, Era, Extent, GatewayId, Grant, Look, Opening, Payload, Position, Range, Spot, Topic, Value,
+    Append, Entry, Era, Extent, GatewayId, Grant, Look, Opened, Opening, Payload, Position, Range, Spot,
+    Stage, Topic, Value,
 };
 use bytes::Bytes;
 use std::{
@@ -83,19 +84,22 @@ impl Slot {
         self.front.as_ref().and_then(|front| front.grant)
     }
 
-    /// Gives the logs to a grant; answers the topics to be opened, or the largest epoch where a later
-    /// grant is there. [`Slot::begin`] writes each opening.
+    /// Gives the logs to a grant; answers the topics to be opened, or why none is. [`Slot::begin`] writes
+    /// each opening.
     pub(super) fn open(
         &mut self,
         era: &Era,
         now: Instant,
         grant: Grant,
         topics: &[Topic],
-        sweep: bool,
-    ) -> Result<Vec<Opening>, u64> {
+        stage: Stage,
+    ) -> Result<Vec<Opening>, Opened> {
         // No tail is ahead of the grant: both live and die together here.
         if let Some(last) = self.grant().filter(|last| is_after(*last, grant)) {
-            return Err(last.epoch);
+            return Err(Opened::Fenced(last.epoch));
+        }
+        if stage == Stage::Later && !self.opened_by(grant) {
+            return Err(Opened::Lost);
         }
         let sure = self.front.as_ref().is_some_and(|front| front.era == *era);
         let doubt = match &self.front {
@@ -107,7 +111,7 @@ impl Slot {
         let begin = Position::new(grant.epoch, 0);
         let wanted = self.interest.keys().map(|(_, topic)| topic).chain(topics).cloned();
         let wanted: BTreeSet<Topic> = wanted.collect();
-        if sweep {
+        if stage == (Stage::First { sweep: true }) {
             // Not one of this epoch, whose positions would come again.
             self.logs.retain(|topic, log| log.tail >= begin || log.has_messages() || wanted.contains(topic));
         }

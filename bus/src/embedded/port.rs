@@ -9,7 +9,7 @@ use super::{
 use crate::{
     port::{
         Answer, Append, Appended, Claim, Enlisted, Entry, Extent, History, Keys, Live, Look, Opened, Owned,
-        Owner, Ownership, Port, Range, Renewed, Taken, Value, When,
+        Owner, Ownership, Port, Range, Renewed, Stage, Taken, Value, When,
     },
     *,
 };
@@ -71,12 +71,12 @@ impl History for Embedded {
         grant: Grant,
         topics: &'a [Topic],
         marker: Bytes,
-        sweep: bool,
+        stage: Stage,
     ) -> Answer<'a, Opened> {
         let (node, topics) = (node.clone(), topics.to_vec());
         Box::pin(async move {
             let marker = tables::marker(marker)?;
-            self.ask(move |tables| tables.open(&node, grant, &topics, &marker, sweep)).await
+            self.ask(move |tables| tables.open(&node, grant, &topics, &marker, stage)).await
         })
     }
 

@@ -8,8 +8,8 @@ use super::{
     ownership::{Change, Control},
 };
 use crate::{
-    Append, Appended, Config, Era, Error, Grant, Key, Metrics, NodeName, Opened, Payload, Position, Subject,
-    Topic, Value, When,
+    Append, Appended, Config, Era, Error, Grant, Key, Metrics, NodeName, Opened, Payload, Position, Stage,
+    Subject, Topic, Value, When,
 };
 use bytes::Bytes;
 use plexus_proto::bus as wire;
@@ -106,15 +106,15 @@ impl Tables {
         grant: Grant,
         topics: &[Topic],
         marker: &wire::LogEntry,
-        sweep: bool,
+        stage: Stage,
     ) -> Opened {
         if let Some(erased) = self.erased_after(node, grant) {
             return Opened::Fenced(erased);
         }
         let slot = self.slots.entry(node.clone()).or_default();
-        let openings = match slot.open(&self.era, self.now, grant, topics, sweep) {
+        let openings = match slot.open(&self.era, self.now, grant, topics, stage) {
             Ok(openings) => openings,
-            Err(largest) => return Opened::Fenced(largest),
+            Err(refused) => return refused,
         };
         for opening in &openings {
             let mut entry = marker.clone();

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Append, Appended, Entry, Era, Error, Extent, Grant, Look, NodeName, Opened, Opening, Payload, Position,
-    Range, Spot, Topic,
+    Range, Spot, Stage, Topic,
     port::{Answer, History},
 };
 use bytes::Bytes;
@@ -56,10 +56,14 @@ impl History for Redis {
         grant: Grant,
         topics: &'a [Topic],
         marker: Bytes,
-        sweep: bool,
+        stage: Stage,
     ) -> Answer<'a, Opened> {
         Box::pin(async move {
-            let mut args = words(grant, [decimal(sweep.into()), marker]);
+            let stage = match stage {
+                Stage::First { sweep } => sweep.into(),
+                Stage::Later => 2,
+            };
+            let mut args = words(grant, [decimal(stage), marker]);
             args.extend(topics.iter().cloned());
             opened(self.log("plx1_open", node, &args).await?)
         })
@@ -232,6 +236,9 @@ fn count(answer: Value) -> Result<u32, Error> {
 fn opened(answer: Value) -> Result<Opened, Error> {
     let mut words = value::list(answer)?.into_iter();
     let first = value::bytes(words.next().unwrap_or(Value::Null))?;
+    if first == "LOST" {
+        return Ok(Opened::Lost);
+    }
     if first == "FENCED" {
         return Ok(Opened::Fenced(value::number(words.next().unwrap_or(Value::Null))?));
     }

@@ -80,7 +80,9 @@ local function chosen(t, f, tails, sweep, args)
   return out
 end
 
--- open epoch nonce sweep marker (topic)* -> {'OK', (topic, prev, sure)*} or {'FENCED', largest epoch}
+-- open epoch nonce stage marker (topic)* -> {'OK', (topic, prev, sure)*}, {'FENCED', largest epoch}, or {'LOST'}.
+-- The stage is 0 for the first opening of a grant, 1 where it sweeps, 2 for a later one. That is refused where
+-- the first is not there: it would be taken for it, and vouch for a store that lost what came between.
 local function open(keys, args)
   local f, t, epoch, nonce = keys[1], slot(keys[1]), tonumber(args[1]), args[2]
   local head, tails = read(f)
@@ -89,8 +91,10 @@ local function open(keys, args)
   for _, tail in pairs(tails) do largest = math.max(largest, (id(tail))) end
   if largest > epoch or (at == epoch and head.n ~= nonce) then return { 'FENCED', whole(largest) } end
 
-  local era, time = replid(), now()
   local same = head.e == args[1]
+  if args[3] == '2' and not same then return { 'LOST' } end
+
+  local era, time = replid(), now()
   local sure = head.e and head.era == era
   local doubt = not sure or (head.doubt and time - tonumber(head.doubt) < HOUR)
   local spot, out = args[1] .. '-0', { 'OK' }

@@ -5,7 +5,8 @@ use crate::server::Server;
 use bytes::Bytes;
 use plexus_bus::{
     Append, Appended, Bus, Claim, Config, Error, Event, Grant, Incarnation, Key, Metrics, NodeName, Opened,
-    Opening, Payload, Position, Range, Renewed, Spot, Subscription, Taken, Topic, When, embedded::Embedded,
+    Opening, Payload, Position, Range, Renewed, Spot, Stage, Subscription, Taken, Topic, When,
+    embedded::Embedded,
 };
 use plexus_proto::bus as wire;
 use prost::Message;
@@ -154,6 +155,11 @@ impl Ground {
     }
 }
 
+/// The first opening of a grant, without a sweep.
+pub(crate) const FIRST: Stage = Stage::First { sweep: false };
+/// The same with one.
+pub(crate) const SWEEP: Stage = Stage::First { sweep: true };
+
 /// Who writes a node's logs.
 #[derive(Clone)]
 pub(crate) struct Author {
@@ -170,14 +176,19 @@ impl Author {
         wire::LogEntry { epoch, nonce, opening: Some(opening), ..Default::default() }
     }
 
-    pub(crate) async fn open(&self, topics: &[&str], sweep: bool) -> Result<Opened, Error> {
+    pub(crate) async fn open(&self, topics: &[&str], stage: Stage) -> Result<Opened, Error> {
         let topics: Vec<Topic> = topics.iter().map(|t| topic(t)).collect();
-        self.bus.open_logs(&self.node, self.grant, &topics, self.marker().encode_to_vec().into(), sweep).await
+        self.bus.open_logs(&self.node, self.grant, &topics, self.marker().encode_to_vec().into(), stage).await
     }
 
-    /// Opens, by topic.
+    /// Opens for the first time, by topic.
     pub(crate) async fn opened(&self, topics: &[&str]) -> Vec<Opening> {
-        by_topic(self.open(topics, false).await)
+        by_topic(self.open(topics, FIRST).await)
+    }
+
+    /// Opens further topics.
+    pub(crate) async fn opened_later(&self, topics: &[&str]) -> Vec<Opening> {
+        by_topic(self.open(topics, Stage::Later).await)
     }
 
     /// An entry of messages `first` to `last`.
@@ -277,7 +288,7 @@ pub(crate) fn by_topic(opened: Result<Opened, Error>) -> Vec<Opening> {
             openings.sort_by(|a, b| a.topic.cmp(&b.topic));
             openings
         }
-        Opened::Fenced(epoch) => panic!("fenced by {epoch}"),
+        refused => panic!("{refused:?}"),
     }
 }
 

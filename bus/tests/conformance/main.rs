@@ -101,6 +101,7 @@ suite! {
             doubt_stays_with_logs_that_seem_empty
             known_wanted_and_given_topics_are_opened
             a_topic_is_opened_once_per_grant
+            a_later_topic_is_opened_only_where_the_first_opening_is_there
             an_older_grant_cannot_open
             another_nonce_of_the_same_epoch_cannot_open
             an_older_grant_cannot_append
@@ -213,6 +214,7 @@ suite! {
             a_new_era_makes_openings_unsure
             a_stamp_makes_the_next_opening_sure
             a_later_topic_vouches_for_nothing
+            a_lost_opening_is_not_made_up_for_by_a_later_topic
             a_renewal_tells_the_era
         } slow {
             nothing_is_taken_for_six_seconds_after_an_era

@@ -5,7 +5,7 @@ use crate::frame::{Shared, TakesFrames};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use plexus_bus::{
-    Append, Appended, Body, Bus, Claim, Envelope, Event, Grant, Key, Opened, Outcome, Position, Spot,
+    Append, Appended, Body, Bus, Claim, Envelope, Event, Grant, Key, Opened, Outcome, Position, Spot, Stage,
     Subject, Taken, Topic, When,
 };
 use plexus_proto::{
@@ -209,7 +209,7 @@ impl Worker {
         let Taken::Epochs(epochs) = taken else { panic!("{taken:?}") };
         let grant = Grant { epoch: epochs[0].expect("the node is free"), nonce: 7 };
         let mut owner = Owner { worker: self, node, grant, tails: HashMap::new() };
-        owner.open(&[]).await;
+        owner.open(&[], Stage::First { sweep: false }).await;
         owner
     }
 }
@@ -240,12 +240,12 @@ struct Owner {
 }
 
 impl Owner {
-    async fn open(&mut self, topics: &[Topic]) {
+    async fn open(&mut self, topics: &[Topic], stage: Stage) {
         let opening = Some(EpochOpening { worker: self.worker.name.clone(), ..EpochOpening::default() });
         let marker =
             LogEntry { epoch: self.grant.epoch, nonce: self.grant.nonce, opening, ..LogEntry::default() };
         let marker = marker.encode_to_vec().into();
-        let opened = self.worker.bus.open_logs(&self.node, self.grant, topics, marker, false).await.unwrap();
+        let opened = self.worker.bus.open_logs(&self.node, self.grant, topics, marker, stage).await.unwrap();
         let Opened::Done(opened) = opened else { panic!("{opened:?}") };
         for opening in opened {
             self.tails.entry(opening.topic).or_insert(0);
@@ -286,7 +286,7 @@ impl Owner {
         let result = match &*call.method {
             "plexus.bus.v1.Owner/Join" => {
                 let interest: plexus_proto::bus::Interest = call.payload.take().unwrap();
-                self.open(&[interest.topic]).await;
+                self.open(&[interest.topic], Stage::Later).await;
                 Ok(Payload::of(Joined::default()))
             }
             "plexus.bus.v1.Owner/Refresh" => {
@@ -319,7 +319,7 @@ impl Owner {
     async fn publish(&mut self, request: v1::PublishRequest) -> v1::Receipt {
         let topic = text::topic_from_text(&request.topic).unwrap();
         if !self.tails.contains_key(&topic) {
-            self.open(std::slice::from_ref(&topic)).await;
+            self.open(std::slice::from_ref(&topic), Stage::Later).await;
         }
         let tail = self.tails.get_mut(&topic).unwrap();
         let Some(v1::publish_request::Payload::Text(text)) = request.payload else { panic!("text") };

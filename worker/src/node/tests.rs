@@ -482,7 +482,9 @@ async fn a_node_stops_when_another_owner_opened_its_logs() {
     let node = start(&bus, "a", 1, pins(&["demo"])).await;
     let (_, grant) = take(&bus, &node.name).await;
     let marker = LogEntry { epoch: grant.epoch, nonce: grant.nonce, ..Default::default() }.encode_to_vec();
-    bus.open_logs(&node.name, grant, &[], marker.into(), false).await.unwrap();
+    bus.open_logs(&node.name, grant, &[], marker.into(), plexus_bus::Stage::First { sweep: false })
+        .await
+        .unwrap();
     let name = node.name.clone();
     let envelope = |id| {
         let call = Call {

@@ -1,8 +1,8 @@
 //! When the store stands still, breaks or is promoted; and the end of a bus.
 
-use crate::ground::{Ground, Worker, all, at, event, eventually, node, text, topic};
+use crate::ground::{FIRST, Ground, Worker, all, at, event, eventually, node, text, topic};
 use futures::future::{BoxFuture, FutureExt, join_all};
-use plexus_bus::{Bus, Error, Event, Grant, Key, Payload, Ran, Renewed, Subject, When};
+use plexus_bus::{Bus, Error, Event, Grant, Key, Opened, Payload, Ran, Renewed, Stage, Subject, When};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -17,7 +17,7 @@ fn every_call(bus: &Bus) -> Vec<(&'static str, BoxFuture<'_, Option<Error>>)> {
     calls![
         "publish": bus.publish(Subject::Anyone, word),
         "subscribe": bus.subscribe(Subject::Anyone),
-        "open": bus.open_logs(&node("a"), grant, &[topic("t")], Default::default(), false),
+        "open": bus.open_logs(&node("a"), grant, &[topic("t")], Default::default(), FIRST),
         "append": bus.append(&node("a"), grant, vec![]),
         "look": bus.look(&node("a")),
         "tops": bus.tops(&[(node("a"), topic("t"))]),
@@ -195,11 +195,25 @@ pub(crate) async fn a_later_topic_vouches_for_nothing(ground: Ground) {
     let first = ground.authored("a", &["t"]).await;
     let old = ground.bus.look(&first.node).await.unwrap().era;
     ground.server().turn_era().await;
-    assert!(!first.opened(&["later"]).await[0].sure);
+    assert!(!first.opened_later(&["later"]).await[0].sure);
     // Its logs are not repaired by that: only a stamp says so.
     assert_eq!(ground.bus.look(&first.node).await.unwrap().stamped, Some(old));
     let openings = ground.author(&node("a"), 20, 2).opened(&[]).await;
     assert!(openings.iter().all(|o| !o.sure), "{openings:?}");
+}
+
+pub(crate) async fn a_lost_opening_is_not_made_up_for_by_a_later_topic(ground: Ground) {
+    let first = ground.authored("a", &["t"]).await;
+    first.write("t", 1, 1).await;
+    // The promoted store has not heard of grant 20, which logged something. An opening runs there that was
+    // given up long ago.
+    ground.server().turn_era().await;
+    assert!(!ground.author(&node("a"), 15, 2).opened(&[]).await[0].sure);
+    let present = ground.author(&node("a"), 20, 3);
+    assert_eq!(present.open(&["u"], Stage::Later).await, Ok(Opened::Lost));
+    // So no opening of that epoch says that nothing came after it.
+    assert_eq!(present.ids("t").await, [at(10, 0), at(10, 1), at(15, 0)]);
+    assert_eq!(present.ids("u").await, []);
 }
 
 pub(crate) async fn a_renewal_tells_the_era(ground: Ground) {

@@ -1,8 +1,8 @@
 //! The writer of a log: opening, appending, fencing (protocol.md P9–P14).
 
-use crate::ground::{Author, Ground, all, at, by_topic, entry, logged, node, off, topic};
+use crate::ground::{Author, FIRST, Ground, SWEEP, all, at, by_topic, entry, logged, node, off, topic};
 use bytes::Bytes;
-use plexus_bus::{Appended, Error, Grant, Opened, Opening, Payload, Spot, Subject};
+use plexus_bus::{Appended, Error, Grant, Opened, Opening, Payload, Spot, Stage, Subject};
 use plexus_proto::bus as wire;
 use prost::Message;
 
@@ -80,16 +80,36 @@ pub(crate) async fn known_wanted_and_given_topics_are_opened(ground: Ground) {
 pub(crate) async fn a_topic_is_opened_once_per_grant(ground: Ground) {
     let author = ground.authored("a", &["t"]).await;
     author.write("t", 1, 1).await;
-    assert_eq!(author.opened(&["t", "later"]).await, [opening("later", (0, 0), true)]);
-    assert_eq!(author.opened(&["t", "later"]).await, []);
+    assert_eq!(author.opened_later(&["t", "later"]).await, [opening("later", (0, 0), true)]);
+    assert_eq!(author.opened_later(&["t", "later"]).await, []);
+    assert_eq!(author.opened(&["t", "later"]).await, [], "nor by the first once more");
     author.write("t", 2, 2).await;
     author.write("later", 1, 1).await;
+}
+
+pub(crate) async fn a_later_topic_is_opened_only_where_the_first_opening_is_there(ground: Ground) {
+    let first = ground.authored("a", &["t"]).await;
+    let mut live = ground.other.subscribe(Subject::Topic(node("a"), topic("t"))).await.unwrap();
+    let second = ground.author(&node("a"), 20, 2);
+    assert_eq!(second.open(&["later"], Stage::Later).await, Ok(Opened::Lost));
+    assert_eq!(ground.bus.look(&node("a")).await.unwrap().grant, Some(first.grant));
+    assert_eq!(ground.bus.tops(&[(node("a"), topic("later"))]).await, Ok(vec![None]));
+    first.write("t", 1, 1).await;
+    assert_eq!(entry(&mut live).await, first.entry(1, 1), "nothing was told");
+    for older in [(9, 2), (10, 2)] {
+        let older = ground.author(&node("a"), older.0, older.1);
+        assert_eq!(older.open(&["later"], Stage::Later).await, Ok(Opened::Fenced(10)));
+    }
+    let never = ground.author(&ground.founded("b").await, 10, 1);
+    assert_eq!(never.open(&["t"], Stage::Later).await, Ok(Opened::Lost));
+    second.opened(&[]).await;
+    assert_eq!(second.opened_later(&["later"]).await, [opening("later", (0, 0), true)]);
 }
 
 pub(crate) async fn an_older_grant_cannot_open(ground: Ground) {
     ground.authored("a", &["t"]).await;
     let older = ground.author(&node("a"), 9, 2);
-    assert_eq!(older.open(&["t", "new"], false).await, Ok(Opened::Fenced(10)));
+    assert_eq!(older.open(&["t", "new"], FIRST).await, Ok(Opened::Fenced(10)));
     assert_eq!(ground.bus.tops(&[(node("a"), topic("new"))]).await, Ok(vec![None]));
     assert_eq!(ground.bus.look(&node("a")).await.unwrap().grant, Some(Grant { epoch: 10, nonce: 1 }));
 }
@@ -97,7 +117,7 @@ pub(crate) async fn an_older_grant_cannot_open(ground: Ground) {
 pub(crate) async fn another_nonce_of_the_same_epoch_cannot_open(ground: Ground) {
     ground.authored("a", &["t"]).await;
     let twin = ground.author(&node("a"), 10, 2);
-    assert_eq!(twin.open(&["new"], false).await, Ok(Opened::Fenced(10)));
+    assert_eq!(twin.open(&["new"], FIRST).await, Ok(Opened::Fenced(10)));
 }
 
 pub(crate) async fn an_older_grant_cannot_append(ground: Ground) {
@@ -220,7 +240,7 @@ pub(crate) async fn a_sweep_drops_logs_without_messages_that_nobody_wants(ground
     assert_eq!(ground.bus.trim(&first.node, first.grant, &topic("purged"), 0).await, Ok(true));
     ground.bus.want(&node("a"), &"gateway".into(), &[(topic("wanted"), 1)]).await.unwrap();
     let second = ground.author(&node("a"), 20, 2);
-    let opened = by_topic(second.open(&["given"], true).await);
+    let opened = by_topic(second.open(&["given"], SWEEP).await);
     let stays =
         [opening("full", (10, 1), true), opening("given", (10, 0), true), opening("wanted", (10, 0), true)];
     assert_eq!(opened, stays);
@@ -232,21 +252,21 @@ pub(crate) async fn a_sweep_drops_logs_without_messages_that_nobody_wants(ground
 pub(crate) async fn without_a_sweep_an_empty_log_stays(ground: Ground) {
     ground.authored("a", &["empty"]).await;
     let second = ground.author(&node("a"), 20, 2);
-    assert_eq!(by_topic(second.open(&[], false).await), [opening("empty", (10, 0), true)]);
+    assert_eq!(by_topic(second.open(&[], FIRST).await), [opening("empty", (10, 0), true)]);
 }
 
 pub(crate) async fn a_sweep_drops_nothing_of_its_own_epoch(ground: Ground) {
     let author = ground.authored("a", &["t"]).await;
     author.write("t", 1, 5).await;
     assert_eq!(ground.bus.trim(&author.node, author.grant, &topic("t"), 0).await, Ok(true));
-    assert_eq!(by_topic(author.open(&["u"], true).await), [opening("u", (0, 0), true)]);
+    assert_eq!(by_topic(author.open(&["u"], SWEEP).await), [opening("u", (0, 0), true)]);
     // Else its numbers would come again with other messages.
     assert_eq!(author.append("t", 1, 1).await, off(Some(at(10, 5))));
 }
 
 pub(crate) async fn a_swept_log_begins_anew(ground: Ground) {
     ground.authored("a", &["t"]).await;
-    assert_eq!(by_topic(ground.author(&node("a"), 20, 2).open(&[], true).await), []);
+    assert_eq!(by_topic(ground.author(&node("a"), 20, 2).open(&[], SWEEP).await), []);
     let third = ground.author(&node("a"), 30, 3);
     assert_eq!(third.opened(&["t"]).await, [opening("t", (0, 0), true)]);
     assert_eq!(third.ids("t").await, [at(30, 0)]);
@@ -257,7 +277,7 @@ pub(crate) async fn an_opening_is_the_callers_marker_and_more(ground: Ground) {
     let marker = wire::LogEntry { dropped: 5, opening: None, ..author.marker() };
     let opened = ground
         .bus
-        .open_logs(&author.node, author.grant, &[topic("t")], marker.encode_to_vec().into(), false)
+        .open_logs(&author.node, author.grant, &[topic("t")], marker.encode_to_vec().into(), FIRST)
         .await;
     assert_eq!(by_topic(opened).len(), 1);
     let entry = &logged_entries(&author, "t").await[0];

@@ -1,6 +1,6 @@
 //! Reading logs, and what else a node's slot holds.
 
-use crate::ground::{Ground, all, at, node, topic};
+use crate::ground::{FIRST, Ground, all, at, node, topic};
 use bytes::Bytes;
 use plexus_bus::{Appended, Error, Extent, Grant, Key, Opened, Position, Range, Value, When};
 use std::time::Duration;
@@ -190,11 +190,11 @@ pub(crate) async fn an_erased_node_is_closed_to_older_grants(ground: Ground) {
     let author = ground.authored("a", &["t"]).await;
     assert_eq!(ground.bus.erase(&author.node, author.grant).await, Ok(true));
     assert_eq!(author.append("t", 1, 1).await, Appended::Fenced);
-    assert_eq!(author.open(&["t"], false).await, Ok(Opened::Fenced(10)));
+    assert_eq!(author.open(&["t"], FIRST).await, Ok(Opened::Fenced(10)));
     assert_eq!(ground.bus.put_state(&author.node, author.grant, "zombie".into()).await, Ok(false));
     // The name is used again.
     let node = ground.founded("a").await;
-    assert_eq!(author.open(&["t"], false).await, Ok(Opened::Fenced(10)));
+    assert_eq!(author.open(&["t"], FIRST).await, Ok(Opened::Fenced(10)));
     assert_eq!(ground.bus.put_state(&node, author.grant, "zombie".into()).await, Ok(false));
     assert_eq!(ground.bus.erase(&node, author.grant).await, Ok(false));
     let next = ground.author(&node, 11, 2);

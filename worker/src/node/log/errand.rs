@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use plexus_bus::{
     Append, Appended, Bus, Claim, Entry, Era, Error, Grant, Incarnation, Look, NodeName, Opened, Range,
-    Taken, Topic,
+    Stage, Taken, Topic,
 };
 use plexus_proto::bus::{EpochOpening, LogEntry};
 use prost::Message;
@@ -28,8 +28,8 @@ pub(crate) enum Do {
         grant: Grant,
         /// Topics beside those the carrier knows or that gateways want.
         topics: Vec<Topic>,
-        /// Drops logs without message, pin and reader.
-        sweep: bool,
+        /// The first under the grant, or a later one.
+        stage: Stage,
     },
     /// Append one entry per topic.
     Append(Grant, Vec<Append>),
@@ -75,8 +75,8 @@ impl Order {
     /// Runs the errand: one call to the bus.
     pub(crate) async fn run(self, bus: Bus, node: NodeName, worker: Incarnation) -> (u64, Done) {
         let done = match self.task {
-            Do::Open { grant, topics, sweep } => {
-                Done::Opened(bus.open_logs(&node, grant, &topics, marker(grant, &worker), sweep).await)
+            Do::Open { grant, topics, stage } => {
+                Done::Opened(bus.open_logs(&node, grant, &topics, marker(grant, &worker), stage).await)
             }
             Do::Append(grant, entries) => Done::Appended(bus.append(&node, grant, entries).await),
             Do::Look => Done::Looked(bus.look(&node).await),

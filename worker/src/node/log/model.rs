@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::clock::Moment;
-use plexus_bus::{Append, Appended, Entry, Error, Look, Opened, Opening, Payload, Spot, Taken};
+use plexus_bus::{Append, Appended, Entry, Error, Look, Opened, Opening, Payload, Spot, Stage, Taken};
 use plexus_proto::bus::{EpochOpening, LogMessage};
 use proptest::prelude::*;
 use std::{
@@ -57,7 +57,7 @@ impl Store {
 
     fn run(&mut self, task: Do) -> Done {
         let done = match task {
-            Do::Open { grant, topics, .. } => Done::Opened(Ok(self.open(grant, &topics))),
+            Do::Open { grant, topics, stage } => Done::Opened(Ok(self.open(grant, &topics, stage))),
             Do::Append(grant, entries) => Done::Appended(Ok(self.append(grant, &entries))),
             Do::Look => {
                 let tails =
@@ -97,12 +97,15 @@ impl Store {
         done
     }
 
-    fn open(&mut self, grant: Grant, given: &[Topic]) -> Opened {
+    fn open(&mut self, grant: Grant, given: &[Topic], stage: Stage) -> Opened {
         let held = self.slot.grant.unwrap_or(Grant { epoch: 0, nonce: 0 });
         let largest =
             self.slot.logs.keys().map(|t| self.slot.tail(t).epoch).max().unwrap_or(0).max(held.epoch);
         if largest > grant.epoch || held.epoch == grant.epoch && held != grant {
             return Opened::Fenced(largest);
+        }
+        if stage == Stage::Later && self.slot.grant != Some(grant) {
+            return Opened::Lost;
         }
         let sure = self.slot.grant.is_some() && self.slot.stamped == self.era;
         self.slot.doubt |= !sure;
@@ -291,13 +294,10 @@ impl Walk {
         }
     }
 
-    /// Runs a command. One on its way survives one failover, not two; an opening survives none: one
-    /// that is given up and runs after a failover would make a further opening under the present grant
-    /// look like its first to the store, which then vouches for what it lacks. No writer can prevent it.
+    /// Runs a command. One on its way survives one failover, not two.
     fn run(&mut self, task: Do, sent: u64) -> Done {
-        let lives = if matches!(task, Do::Open { .. }) { 0 } else { 1 };
         match self.store.era {
-            era if era > sent + lives => Self::unknown(&task, Error::Timeout),
+            era if era > sent + 1 => Self::unknown(&task, Error::Timeout),
             _ => self.store.run(task),
         }
     }
@@ -369,7 +369,7 @@ impl Walk {
     fn take_over(&mut self) {
         let grant = Grant { epoch: self.store.owner.epoch.max(self.log.grant().epoch) + 1000, nonce: 999 };
         self.store.owner = grant;
-        self.store.run(Do::Open { grant, topics: TOPICS.to_vec(), sweep: false });
+        self.store.run(Do::Open { grant, topics: TOPICS.to_vec(), stage: Stage::First { sweep: false } });
     }
 
     fn check_log(&self) {
@@ -396,6 +396,37 @@ impl Walk {
             );
         }
     }
+}
+
+/// The next order, which is the only one.
+fn only(it: &mut Walk) -> (Order, u64) {
+    it.pump();
+    assert_eq!(it.net.len(), 1);
+    it.net.remove(0)
+}
+
+#[test]
+fn an_opening_given_up_that_runs_on_a_promoted_store_hides_no_loss() {
+    let mut it = Walk::new();
+    let run = |it: &mut Walk| {
+        let (Order { turn, task }, sent) = only(it);
+        let done = it.run(task, sent);
+        it.hear(turn, done);
+    };
+    let (given_up, sent) = only(&mut it);
+    it.hear(given_up.turn, Done::Opened(Err(Error::Timeout)));
+    run(&mut it); // a higher grant
+    run(&mut it); // its first opening
+    it.push(&TOPICS[0], true);
+    run(&mut it);
+    assert_eq!(it.acked.len(), 1);
+    // The promoted store knows neither the opening nor the message.
+    it.store.fail_over(2);
+    it.run(given_up.task, sent);
+    it.log.open([TOPICS[1].clone()]).unwrap();
+    run(&mut it);
+    it.take_over();
+    it.check_acked(false);
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::Moment;
-use plexus_bus::{Append, Appended, Entry, Era, Error, Look, Opened, Opening, Payload, Spot, Taken};
+use plexus_bus::{Append, Appended, Entry, Era, Error, Look, Opened, Opening, Payload, Spot, Stage, Taken};
 use plexus_proto::bus::LogMessage;
 use std::time::SystemTime;
 
@@ -290,6 +290,19 @@ fn an_opening_has_one_attempt_an_epoch() {
 }
 
 #[test]
+fn a_store_that_lost_the_first_opening_is_not_given_a_later_one() {
+    let mut desk = Desk::open();
+    desk.log.open([Bytes::from_static(b"u")]).unwrap();
+    desk.answer(Done::Opened(Ok(Opened::Lost)));
+    let order = desk.order();
+    assert!(matches!(order.task, Do::Raise { from: 1, floor: 10, .. }), "{order:?}");
+    desk.log.done(order.turn, Done::Raised(Ok(Taken::Epochs(vec![Some(20)]))), desk.now);
+    let Do::Open { grant, topics, stage } = desk.order().task else { panic!("all is opened anew") };
+    assert_eq!((grant.epoch, topics.len()), (20, 2));
+    assert!(matches!(stage, Stage::First { .. }));
+}
+
+#[test]
 fn a_raise_is_repeated_as_the_same_take_until_it_is_answered() {
     let mut desk = Desk { log: Log::new(OURS, limits()), now: at(0) };
     desk.answer(Done::Opened(Err(Error::Timeout)));
@@ -536,5 +549,5 @@ fn further_topics_are_opened_and_bounded() {
     let mut desk = Desk::open();
     desk.log.open([Bytes::from_static(b"u"), Bytes::from_static(b"v")]).unwrap();
     assert_eq!(desk.log.open([Bytes::from_static(b"w")]), Err(Refused::Logs));
-    assert!(matches!(desk.order().task, Do::Open { topics, sweep: false, .. } if topics.len() == 2));
+    assert!(matches!(desk.order().task, Do::Open { topics, stage: Stage::Later, .. } if topics.len() == 2));
 }

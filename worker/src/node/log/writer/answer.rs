@@ -37,6 +37,7 @@ impl Log {
                 outs.push(Out::Opened { grant: self.grant, openings });
             }
             Ok(Opened::Fenced(largest)) => self.raise(largest),
+            Ok(Opened::Lost) => self.raise(self.grant.epoch),
             Err(error) if error.outcome() == Ran::NotRun => {
                 self.pause(now);
                 if !first {

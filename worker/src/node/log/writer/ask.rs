@@ -5,7 +5,7 @@ use crate::{
     clock::Moment,
     node::log::{Do, topic::Source},
 };
-use plexus_bus::{Append, Payload, Position, Topic};
+use plexus_bus::{Append, Payload, Position, Stage, Topic};
 use plexus_proto::bus::LogMessage;
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ impl Log {
         let further = std::mem::take(&mut self.to_open);
         let topics = if first { self.topics.keys().cloned().collect() } else { further };
         self.suspect = false;
-        let task = Do::Open { grant: self.grant, topics: topics.clone(), sweep: first && self.sweep };
+        let stage = if first { Stage::First { sweep: self.sweep } } else { Stage::Later };
+        let task = Do::Open { grant: self.grant, topics: topics.clone(), stage };
         (task, Flight::Open { first, topics })
     }
 
