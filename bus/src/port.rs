@@ -287,6 +287,8 @@ pub enum Renewed {
         era: Era,
         /// Changes of the worker's record so far (`o.#`).
         changes: u64,
+        /// Replicas of the store that are connected at this moment; one may lag.
+        replicas: u32,
     },
     /// It expired.
     Lost,

@@ -25,6 +25,8 @@ pub struct Config {
     pub lease: Lease,
     /// Where the key-encryption key is.
     pub keys: Keys,
+    /// Bytes that all nodes together keep to append again after a failover.
+    pub ring_bytes_max: usize,
     /// Bounds and defaults of each node.
     pub node: Node,
     /// Longest drain at shutdown.
@@ -122,6 +124,9 @@ pub struct Node {
     /// How long they are kept.
     #[serde(with = "humantime_serde")]
     pub ring_age_max: Duration,
+    /// The same where the store has no replica.
+    #[serde(with = "humantime_serde")]
+    pub ring_age_alone_max: Duration,
     /// Retained messages of a topic by default.
     pub retention_messages: u32,
     /// Their age by default.
@@ -142,6 +147,7 @@ impl Default for Config {
             labels: Default::default(),
             lease: Lease::default(),
             keys: Keys::default(),
+            ring_bytes_max: 256 << 20,
             node: Node::default(),
             drain: Duration::from_secs(45),
         }
@@ -182,6 +188,7 @@ impl Default for Node {
             backlog_bytes_max: 4 << 20,
             ring_bytes_max: 4 << 20,
             ring_age_max: Duration::from_secs(30),
+            ring_age_alone_max: Duration::from_secs(2),
             retention_messages: 1000,
             retention_age: Duration::from_secs(3600),
             retention_bytes: 16 << 20,

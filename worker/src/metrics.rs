@@ -29,6 +29,8 @@ pub struct Metrics {
     pub dropped: Counter,
     /// Dials that the guard refused.
     pub dials_refused: Counter,
+    /// Payload bytes that nodes keep to append again.
+    pub ring_bytes: Gauge,
     /// libp2p's own counters.
     pub libp2p: Counters,
 }
@@ -52,5 +54,6 @@ impl Metrics {
             self.dropped.clone(),
         );
         registry.register("dials_refused", "Dials that the guard refused", self.dials_refused.clone());
+        registry.register("ring_bytes", "Payload bytes kept to append again", self.ring_bytes.clone());
     }
 }

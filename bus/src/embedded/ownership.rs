@@ -67,7 +67,7 @@ impl Control {
         }
         self.workers.insert(worker.clone(), now + WORKER_TTL);
         let changes = self.records.get(worker).map_or(0, |record| record.changes);
-        Renewed::Held { era: era.clone(), changes }
+        Renewed::Held { era: era.clone(), changes, replicas: 0 }
     }
 
     fn lives(&self, worker: &Incarnation, now: Instant) -> bool {

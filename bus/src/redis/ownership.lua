@@ -16,7 +16,8 @@ local function whole(n) return string.format('%.0f', n) end
 -- and nothing is taken for that long: what was granted just before may be among the lost writes.
 local function turn(c)
   local now = math.floor(clock() / 1000)
-  local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local info = redis.call('INFO', 'replication')
+  local id = string.match(info, 'master_replid:(%x+)')
   local era = redis.call('HMGET', c .. 'era', 'id', 'at')
   local at = tonumber(era[2])
   if era[1] ~= id then
@@ -26,7 +27,7 @@ local function turn(c)
       redis.call('PEXPIRE', c .. 'w:' .. inc, LEASE)
     end
   end
-  return id, now - at < LEASE
+  return id, now - at < LEASE, string.match(info, 'connected_slaves:(%d+)') or '0'
 end
 
 local function lives(c, inc) return redis.call('EXISTS', c .. 'w:' .. inc) == 1 end
@@ -62,14 +63,14 @@ local function tell(c, node, inc, epoch)
     text(10, namespace or '') .. text(18, id or node) .. text(26, inc) .. '\32' .. varint(epoch))
 end
 
--- renew inc fresh -> {era, changes}, or nil: lost
+-- renew inc fresh -> {era, changes, replicas}, or nil: lost
 local function renew(keys, args)
   local c, inc = slot(keys[1]), args[1]
-  local era, grace = turn(c)
+  local era, grace, replicas = turn(c)
   if args[2] ~= '1' and not grace and not lives(c, inc) then return false end
   redis.call('SET', c .. 'w:' .. inc, '1', 'PX', LEASE)
   redis.call('SADD', c .. 'W', inc)
-  return { era, redis.call('HGET', c .. 'o:' .. inc, '#') or '0' }
+  return { era, redis.call('HGET', c .. 'o:' .. inc, '#') or '0', replicas }
 end
 
 -- The record moves from a dead worker; what is left of its list goes with the last node.

@@ -38,8 +38,9 @@ impl Ownership for Redis {
             if matches!(answer, Value::Null) {
                 return Ok(Renewed::Lost);
             }
-            let [era, changes] = value::some(answer)?;
-            Ok(Renewed::Held { era: value::text(era)?.into(), changes: value::number(changes)? })
+            let [era, changes, replicas] = value::some(answer)?;
+            let replicas = u32::try_from(value::number(replicas)?).unwrap_or(u32::MAX);
+            Ok(Renewed::Held { era: value::text(era)?.into(), changes: value::number(changes)?, replicas })
         })
     }
 

@@ -19,12 +19,12 @@ use super::{
 use crate::{
     Alive, Config, Metrics, Pulse,
     clock::Moment,
-    node::{Ended, Note, Start},
+    node::{Ended, Note, Start, Store},
 };
 use control::{Claimed, Control, Next};
 use futures::future::BoxFuture;
 use nodes::Hosted;
-use plexus_bus::{Bus, Claim, Era, Error, Event, NodeName, Renewed, Subscription};
+use plexus_bus::{Bus, Claim, Error, Event, NodeName, Renewed, Subscription};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -76,8 +76,11 @@ pub(crate) struct EventLoop {
     lease: Lease,
     /// The deadline as nodes read it; a new channel for each incarnation, so that none lives on.
     deadline: watch::Sender<Moment>,
-    /// The era as nodes read it.
-    era: watch::Sender<Option<Era>>,
+    /// What renewals tell of the store, as nodes read it.
+    store: watch::Sender<Option<Store>>,
+    /// Until then the store counts as replicated: as long as it had a replica when one of the entries that
+    /// nodes keep was written.
+    replicated_until: Moment,
     /// Stops every node of this incarnation.
     root: CancellationToken,
     placement: Placement,
@@ -184,7 +187,8 @@ impl EventLoop {
             spawn,
             probes,
             deadline: watch::Sender::new(Moment::PAST),
-            era: watch::Sender::new(None),
+            store: watch::Sender::new(None),
+            replicated_until: Moment::PAST,
             root: CancellationToken::new(),
             hosted: HashMap::new(),
             tasks: JoinSet::new(),
@@ -419,8 +423,13 @@ impl EventLoop {
         let answer =
             answer.inspect_err(|error| tracing::warn!(%error, "the lease could not be renewed")).ok();
         let step = self.lease.answered(renewal, answer.as_ref(), now);
-        if let (Step::Begun | Step::Extended, Some(Renewed::Held { era, changes })) = (step, answer) {
-            self.era.send_if_modified(|known| known.replace(era.clone()).as_ref() != Some(&era));
+        if let (Step::Begun | Step::Extended, Some(Renewed::Held { era, changes, replicas })) = (step, answer)
+        {
+            if replicas > 0 {
+                self.replicated_until = now.after(self.config.node.ring_age_max);
+            }
+            let store = Store { era, replicated: now < self.replicated_until };
+            self.store.send_if_modified(|known| known.replace(store.clone()).as_ref() != Some(&store));
             self.deadline.send_replace(self.lease.deadline());
             self.control.counted(changes);
         }

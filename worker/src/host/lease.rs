@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn ok() -> Renewed {
-        Renewed::Held { era: "e".into(), changes: 0 }
+        Renewed::Held { era: "e".into(), changes: 0, replicas: 0 }
     }
 
     fn held_since(ms: u64) -> Lease {

@@ -6,13 +6,14 @@
 //! `start`. Nothing outside holds any of this state.
 
 use super::{
-    Ended, Note, Start,
+    Ended, Note, Start, Store,
     calls::Calls,
     following::Following,
     leased::{Event, Leased},
     log::{Limits, Log},
     peers::Peers,
     publishes::Publishes,
+    ring::{self, Share},
     start::Muted,
     status::Status,
     topics::Waits,
@@ -104,10 +105,13 @@ pub struct EventLoop {
     pub(super) now: Now,
     /// Calls from the bus; `None` before the node is open and once it hands over.
     pub(super) commands: Option<Subscription>,
-    /// The era of the last renewal.
-    era: watch::Receiver<Option<Era>>,
+    /// What the last renewal told of the store.
+    store: watch::Receiver<Option<Store>>,
     /// The era that the logs are known to be in.
     last_era: Option<Era>,
+    /// What of the worker's memory it may keep to append again, and for how long.
+    pub(super) share: Share,
+    pub(super) ring_age_max: Duration,
     /// The revision that the host last heard of.
     changed: watch::Receiver<u64>,
     notes: mpsc::Sender<(NodeName, Note)>,
@@ -143,8 +147,8 @@ enum Input {
     Commands(Vec<Heard>),
     /// The carrier is closed.
     Deaf,
-    /// The store has another primary, perhaps.
-    Era,
+    /// The store has another primary, or other replicas.
+    Store,
     /// The record changed.
     Record,
     /// The swarm's events.
@@ -155,8 +159,10 @@ impl EventLoop {
     /// Makes a node; nothing happens before [`EventLoop::run`].
     pub fn new(start: Start) -> Self {
         let now = Now::read();
-        let last_era = start.era.borrow().clone();
         let limits = &start.config.node;
+        let store = start.store.borrow().clone();
+        let ring_age_max = ring::age_max(store.as_ref(), limits);
+        let last_era = store.map(|store| store.era);
         let mut following = Following::new(limits.clone());
         following.set_record(&start.record);
         let mut node = Self {
@@ -165,6 +171,8 @@ impl EventLoop {
             swarm: Leased::new(start.deadline, start.metrics.libp2p.clone()),
             ids: None,
             log: Log::new(start.grant, Limits::of(limits)),
+            share: Share::new(start.metrics.ring_bytes.clone(), start.config.ring_bytes_max),
+            ring_age_max,
             calls: Calls::new(
                 start.worker.clone(),
                 start.grant.epoch,
@@ -203,7 +211,7 @@ impl EventLoop {
             config: start.config,
             metrics: start.metrics,
             last_era,
-            era: start.era,
+            store: start.store,
             changed: start.changed,
             notes: start.notes,
             pulse: start.pulse,
@@ -235,7 +243,7 @@ impl EventLoop {
             n = hear(&mut self.commands, &mut heard) => {
                 if n == 0 { Input::Deaf } else { Input::Commands(heard) }
             }
-            Ok(()) = self.era.changed() => Input::Era,
+            Ok(()) = self.store.changed() => Input::Store,
             Ok(()) = self.changed.changed() => Input::Record,
             events = self.swarm.next() => events.map_or(Input::Late, Input::Swarm),
         }
@@ -279,7 +287,7 @@ impl EventLoop {
             Input::Tick => {}
             Input::Commands(heard) => self.commands(heard, now),
             Input::Deaf => self.end(Ended::Failed("the bus is closed".into())),
-            Input::Era => self.era_changed(),
+            Input::Store => self.store_changed(),
             Input::Record => self.read_record(),
             Input::Swarm(events) => self.events(events, now),
         }
@@ -298,8 +306,10 @@ impl EventLoop {
     }
 
     /// Another primary: what was written before may be lost there. The first era heard of is no change.
-    fn era_changed(&mut self) {
-        let era = self.era.borrow_and_update().clone();
+    fn store_changed(&mut self) {
+        let store = self.store.borrow_and_update().clone();
+        self.ring_age_max = ring::age_max(store.as_ref(), &self.config.node);
+        let era = store.map(|store| store.era);
         if self.last_era.is_some() && era != self.last_era {
             self.log.doubt();
         }
@@ -316,6 +326,7 @@ impl EventLoop {
         if self.moved {
             self.move_topics(now);
         }
+        self.remember();
         while let Some(order) = self.log.next(now.moment) {
             let (bus, node, worker) = (self.bus.clone(), self.name.clone(), self.worker.clone());
             self.work.spawn(async move {
@@ -480,7 +491,7 @@ mod tests {
 
     async fn node(deadline: Moment) -> EventLoop {
         let (_, deadline) = watch::channel(deadline);
-        let (_, era) = watch::channel(Some("one".into()));
+        let (_, store) = watch::channel(Some(Store { era: "one".into(), replicated: false }));
         let (_, changed) = watch::channel(1);
         EventLoop::new(Start {
             name: NodeName::new("default", "a").unwrap(),
@@ -491,7 +502,7 @@ mod tests {
             state: Default::default(),
             key: Keypair::generate_ed25519(),
             deadline,
-            era,
+            store,
             changed,
             bus: Bus::open(&plexus_bus::Config::default()).await.unwrap(),
             config: Arc::new(Config { allow_private_addresses: true, ..Default::default() }),

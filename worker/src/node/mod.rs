@@ -21,6 +21,7 @@ mod status;
 mod topics;
 
 mod leased;
+mod ring;
 mod start;
 mod work;
 
@@ -52,8 +53,8 @@ pub struct Start {
     pub key: Keypair,
     /// The worker's lease deadline (P1, P2): past it the swarm must not be polled.
     pub deadline: watch::Receiver<Moment>,
-    /// Era of the last renewal; a change makes every log unsure (P13).
-    pub era: watch::Receiver<Option<Era>>,
+    /// What the last renewal told of the store; another era makes every log unsure (P13).
+    pub store: watch::Receiver<Option<Store>>,
     /// Revision of the record that the host last heard of; the node reads it again when it changes.
     pub changed: watch::Receiver<u64>,
     /// The bus.
@@ -66,6 +67,15 @@ pub struct Start {
     pub pulse: Pulse,
     /// Where notes to the host go; the host never waits for the node, nor the node for the host.
     pub notes: mpsc::Sender<(NodeName, Note)>,
+}
+
+/// What a renewal tells of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The present era.
+    pub era: Era,
+    /// Whether a replica may be promoted that lacks what was appended lately.
+    pub replicated: bool,
 }
 
 /// What a node tells its host.

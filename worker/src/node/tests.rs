@@ -1,6 +1,6 @@
 //! Nodes over the embedded bus and, where they meet, over the memory transport.
 
-use super::{Ended, Note, Start, event_loop::EventLoop};
+use super::{Ended, Note, Start, Store, event_loop::EventLoop};
 use crate::{Config, Metrics, clock::Moment};
 use bytes::Bytes;
 use libp2p::identity::Keypair;
@@ -34,7 +34,7 @@ struct Running {
     changed: watch::Sender<u64>,
     notes: mpsc::Receiver<(NodeName, Note)>,
     task: JoinSet<Ended>,
-    _era: watch::Sender<Option<plexus_bus::Era>>,
+    store: watch::Sender<Option<Store>>,
 }
 
 async fn bus() -> Bus {
@@ -88,7 +88,7 @@ async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metric
     let kept = bus.get(Key::Record(name.clone())).await.unwrap().unwrap();
     let (worker, grant) = take(bus, &name).await;
     let (deadline, deadline_rx) = watch::channel(Moment::now().after(Duration::from_secs(3600)));
-    let (era, era_rx) = watch::channel(None);
+    let (store, store_rx) = watch::channel(None);
     let (changed, changed_rx) = watch::channel(kept.revision);
     let (notes_tx, notes) = mpsc::channel(16);
     let config = Config { allow_private_addresses: true, ..Default::default() };
@@ -101,7 +101,7 @@ async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metric
         state: state.map(|state| NodeState::decode(state).unwrap()).unwrap_or_default(),
         key,
         deadline: deadline_rx,
-        era: era_rx,
+        store: store_rx,
         changed: changed_rx,
         bus: bus.clone(),
         config: Arc::new(config),
@@ -112,8 +112,7 @@ async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metric
     let stop = CancellationToken::new();
     let mut task = JoinSet::new();
     task.spawn(node.run(stop.clone()));
-    let mut running =
-        Running { bus: bus.clone(), name, grant, stop, deadline, changed, notes, task, _era: era };
+    let mut running = Running { bus: bus.clone(), name, grant, stop, deadline, changed, notes, task, store };
     running.heard(Note::Running).await;
     running
 }
@@ -342,6 +341,20 @@ async fn libp2ps_own_metrics_of_all_nodes_are_in_one_scrape_and_name_none_of_the
     drop((a, b));
     let gone = r#"libp2p_identify_remote_protocols{protocol="/ipfs/ping/1.0.0"}"#;
     eventually(|| async { !scrape().contains(gone) }).await;
+}
+
+#[tokio::test]
+async fn what_nodes_keep_to_append_again_counts_for_their_worker_until_it_is_let_go() {
+    let (bus, metrics) = (bus().await, Metrics::default());
+    let node = start_counted(&bus, "a", 1, pins(&["demo"]), metrics.clone()).await;
+    node.publish(message("demo", "four")).await.unwrap();
+    eventually(|| async { metrics.ring_bytes.get() == 4 }).await;
+    node.store.send(Some(Store { era: "e".into(), replicated: false })).unwrap();
+    eventually(|| async { metrics.ring_bytes.get() == 0 }).await;
+    node.publish(message("demo", "four")).await.unwrap();
+    eventually(|| async { metrics.ring_bytes.get() == 4 }).await;
+    assert_eq!(node.stopped().await, Ended::Stopped);
+    assert_eq!(metrics.ring_bytes.get(), 0);
 }
 
 /// Ids and sequence numbers in the log, by payload.

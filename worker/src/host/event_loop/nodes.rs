@@ -170,7 +170,7 @@ impl EventLoop {
             state: loaded.state,
             key: loaded.key,
             deadline: self.deadline.subscribe(),
-            era: self.era.subscribe(),
+            store: self.store.subscribe(),
             changed: hosted.changed.subscribe(),
             bus: self.bus.clone(),
             config: self.config.clone(),

@@ -20,6 +20,7 @@ struct Started {
     peer: PeerId,
     state: NodeState,
     deadline: watch::Receiver<Moment>,
+    store: watch::Receiver<Option<Store>>,
     changed: watch::Receiver<u64>,
     notes: mpsc::Sender<(NodeName, Note)>,
     pulse: Pulse,
@@ -83,6 +84,7 @@ async fn pretend(start: Start, stop: CancellationToken, starts: mpsc::Sender<Sta
         grant: start.grant,
         state: start.state,
         deadline: start.deadline,
+        store: start.store,
         changed: start.changed,
         notes: start.notes,
         pulse: start.pulse,
@@ -199,6 +201,8 @@ async fn a_created_node_runs_with_the_answered_peer_id() {
     assert_eq!(started.peer.to_string(), node.peer_id);
     assert!(*host.ready.borrow());
     assert!(*started.deadline.borrow() > Moment::now());
+    let told = started.store.borrow().clone().expect("a renewal was answered");
+    assert!(!told.replicated, "within a process there are no replicas");
     let owner = bus.owner(&name("n")).await.unwrap().unwrap();
     assert_eq!((owner.worker, owner.grant), (Some(started.worker), started.grant));
 }

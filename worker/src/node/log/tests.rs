@@ -276,6 +276,27 @@ fn a_ring_that_does_not_reach_raises() {
 }
 
 #[test]
+fn a_log_keeps_no_more_than_it_is_told_but_for_what_is_not_confirmed() {
+    let mut desk = Desk::open();
+    for n in 0..4 {
+        desk.push(&n.to_string().repeat(200), n);
+        desk.log_all();
+    }
+    assert_eq!(desk.log.ring_bytes(), 800);
+    desk.log.remember(500, Duration::from_secs(30));
+    assert!(desk.log.next(desk.now).is_none());
+    assert_eq!(desk.log.ring_bytes(), 400, "the oldest go");
+    desk.push(&"x".repeat(600), 9);
+    let (turn, _) = desk.append();
+    assert_eq!(desk.log.ring_bytes(), 1000, "what is not confirmed stays whatever the bound");
+    desk.log.done(turn, Done::Appended(Ok(Appended::Done(vec![Spot::Logged]))), desk.now);
+    desk.log.remember(1000, Duration::from_secs(2));
+    desk.now = at(3_000);
+    assert!(desk.log.next(desk.now).is_none());
+    assert_eq!(desk.log.ring_bytes(), 0, "nor longer than it is told");
+}
+
+#[test]
 fn an_opening_has_one_attempt_an_epoch() {
     for (result, floor) in [(Err(Error::Timeout), 10), (Ok(Opened::Fenced(77)), 77)] {
         let mut desk = Desk { log: Log::new(OURS, limits()), now: at(0) };

@@ -156,6 +156,16 @@ impl Log {
         }
     }
 
+    /// Payload bytes kept to append again.
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// Sets how much is kept to append again, beside what is not confirmed, and how long.
+    pub(crate) fn remember(&mut self, bytes_max: usize, age_max: Duration) {
+        (self.limits.ring_bytes_max, self.limits.ring_age_max) = (bytes_max, age_max);
+    }
+
     /// Removes what is retained of a topic; answered by [`Out::Purged`]. False: there is no such log.
     pub(crate) fn purge(&mut self, topic: &Topic) -> bool {
         let Some(log) = self.topics.get_mut(topic) else { return false };
