@@ -264,12 +264,13 @@ impl Bus {
         self.within(self.port.attending(gateways)).await
     }
 
-    /// Writes a gateway's interest in topics of a node.
+    /// Writes a gateway's interest in topics of a node: how many read each, nobody for a while too; `None`
+    /// withdraws it.
     pub async fn want(
         &self,
         node: &NodeName,
         gateway: &GatewayId,
-        readers: &[(Topic, u32)],
+        readers: &[(Topic, Option<u32>)],
     ) -> Result<(), Error> {
         bounds::topics(readers.iter().map(|(topic, _)| topic))?;
         self.within(self.port.want(node, gateway, readers)).await

@@ -112,12 +112,12 @@ pub trait Ownership: Send + Sync {
     fn attend<'a>(&'a self, gateway: &'a GatewayId) -> Answer<'a, ()>;
     /// Tells which of these gateways' leases live, in order.
     fn attending<'a>(&'a self, gateways: &'a [GatewayId]) -> Answer<'a, Vec<bool>>;
-    /// Writes a gateway's interest in topics: readers, 0 removes the field (P23).
+    /// Writes a gateway's interest in topics: readers, `None` removes the field (P23).
     fn want<'a>(
         &'a self,
         node: &'a NodeName,
         gateway: &'a GatewayId,
-        readers: &'a [(Topic, u32)],
+        readers: &'a [(Topic, Option<u32>)],
     ) -> Answer<'a, ()>;
     /// Reads all interest in a node's topics.
     fn wanted<'a>(&'a self, node: &'a NodeName) -> Answer<'a, Vec<(GatewayId, Topic, u32)>>;

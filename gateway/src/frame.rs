@@ -50,7 +50,8 @@ impl Frame {
 pub struct Delivery {
     /// The shared answer.
     pub frame: Arc<Frame>,
-    /// Where this reader goes on, if that differs from the frame's own id (several topics).
+    /// Where this reader goes on, if that differs from the frame's own id (several topics) and somebody
+    /// writes it.
     pub resume: Option<Arc<str>>,
 }
 
@@ -63,7 +64,10 @@ impl Delivery {
 
 /// In a request's extensions: the caller can take frames.
 #[derive(Clone, Copy, Debug)]
-pub struct TakesFrames;
+pub struct TakesFrames {
+    /// It writes after each where the reader goes on; with several topics that costs a token.
+    pub ids: bool,
+}
 
 /// In a response's extensions: here they are, and the body stays silent until its deadline or the
 /// server's end. A caller without [`TakesFrames`] gets the plain stream.

@@ -58,7 +58,7 @@ impl Gateway {
         config.check()?;
         let metrics = Metrics::default();
         let healthy = bus.clone();
-        let (router, waiting) = Router::new(bus, config.router.clone());
+        let (router, waiting) = Router::new(bus, config.router.clone(), metrics.router.clone());
         let (routes, services) = service::routes(router, &config.limits);
         let healthy = Arc::new(move || healthy.healthy());
         let served = Served { routes, services, descriptors: Vec::new(), healthy };

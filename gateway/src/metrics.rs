@@ -1,6 +1,7 @@
 //! What a gateway counts. Registered once; labels are closed sets: a dialect, a code, never a name that
 //! a client chose.
 
+use crate::router;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{
@@ -27,6 +28,8 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Requests refused before any service saw them.
     pub refused: Counter,
+    /// What the router counts.
+    pub router: router::Metrics,
 }
 
 /// How a client speaks.
@@ -74,6 +77,7 @@ impl Metrics {
         registry.register("connections", "Connections open now", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.accepted.clone());
         registry.register("refused", "Requests refused before any service saw them", self.refused.clone());
+        self.router.register(registry);
     }
 }
 
@@ -88,6 +92,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            router: router::Metrics::default(),
         }
     }
 }

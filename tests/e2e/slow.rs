@@ -251,6 +251,7 @@ async fn a_slow_reader_is_bounded_and_told_and_the_others_do_not_notice() {
             _ => is_told_of_the_gap(sse, reader).await,
         }
     }
+    eventually(Duration::from_secs(10), || counts(plexus.admin)).await;
     load.stop.cancel();
     while publisher.join_next().await.is_some() {}
     last.cancel();
@@ -260,6 +261,16 @@ async fn a_slow_reader_is_bounded_and_told_and_the_others_do_not_notice() {
     };
     report("others before", of(before, during));
     report("others during", of(during, after));
+}
+
+/// The router's counters tell of two readers that were ended, and four that are left on one topic.
+async fn counts(admin: SocketAddr) -> anyhow::Result<()> {
+    let metrics = String::from_utf8(Http::new(admin).get("/metrics").await?.body.to_vec())?;
+    for line in ["slow_total 2", "readers 4", "topics 1"] {
+        let line = format!("plexus_gateway_router_{line}");
+        anyhow::ensure!(metrics.lines().any(|told| told == line), "{line} is not in {metrics}");
+    }
+    Ok(())
 }
 
 /// Reads on after standing still: in order as far as it goes, then the reason; and it goes on from there.
@@ -283,9 +294,10 @@ async fn is_disconnected_and_resumes(address: SocketAddr, sse: bool, mut reader:
     assert_eq!(failure.told(), ("resource_exhausted", "SLOW_READER", &[][..]));
     assert!(failure.retry_after_ms.is_some_and(|wait| wait > 0), "{failure:?}");
     let position = read.last().expect("something came before").clone();
+    let token = failure.metadata.iter().find(|(name, _)| name == "resume").expect("where to go on").1.clone();
     println!("told SLOW_READER after {} messages (sse: {sse})", read.len());
     let socket = TcpStream::connect(address).await.unwrap();
-    let mut reader = Reader::open(socket, sse, &[("resume", position.clone())]).await;
+    let mut reader = Reader::open(socket, sse, &[("resume", json!(token))]).await;
     let start = reader.next().await.unwrap();
     let next = reader.next().await.unwrap();
     match next.get("gap") {

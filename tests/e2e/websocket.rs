@@ -319,6 +319,29 @@ async fn a_publish_repeated_with_the_frames_request_id_is_one_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn publishes_sent_in_a_row_are_logged_in_that_order() {
+    let cluster = Cluster::one().await;
+    publish(&cluster, "row", "the node is there").await;
+    let mut session = Session::open(cluster.gateways[0].0, None).await;
+    let (all, mut positions) = (1..=200_u32, BTreeMap::new());
+    for id in all.clone() {
+        let params = json!({"topic": "row", "text": format!("{id}")});
+        session.say(json!({"id": id, "call": "TopicService.Publish", "params": params})).await;
+    }
+    for _ in all {
+        match session.hear().await {
+            (id, Heard::Answer(receipt, true)) => {
+                let position = json_of(&receipt)["position"].as_str().unwrap().to_owned();
+                let (_, seq) = position.split_once('-').unwrap();
+                positions.insert(id, seq.parse::<u64>().unwrap());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(positions.values().is_sorted(), "{positions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_closes_is_answered_and_its_readers_are_gone() {
     let mut cluster = Cluster::one().await;
     let linger = cluster.add_gateway_with(|c| c.router.linger = Duration::from_millis(100)).await;

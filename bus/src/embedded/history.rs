@@ -210,13 +210,13 @@ impl Slot {
         self.state.as_ref().map(|(_, state)| state.clone())
     }
 
-    /// Notes a gateway's readers; none removes its interest.
-    pub(super) fn want(&mut self, gateway: &GatewayId, readers: &[(Topic, u32)]) {
+    /// Notes a gateway's readers; `None` removes its interest.
+    pub(super) fn want(&mut self, gateway: &GatewayId, readers: &[(Topic, Option<u32>)]) {
         for (topic, readers) in readers {
             let place = (gateway.clone(), Bytes::copy_from_slice(topic));
             match readers {
-                0 => self.interest.remove(&place),
-                readers => self.interest.insert(place, *readers),
+                None => self.interest.remove(&place),
+                Some(readers) => self.interest.insert(place, *readers),
             };
         }
     }

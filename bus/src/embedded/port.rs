@@ -238,7 +238,7 @@ impl Ownership for Embedded {
         &'a self,
         node: &'a NodeName,
         gateway: &'a GatewayId,
-        readers: &'a [(Topic, u32)],
+        readers: &'a [(Topic, Option<u32>)],
     ) -> Answer<'a, ()> {
         let (node, gateway, readers) = (node.clone(), gateway.clone(), readers.to_vec());
         Box::pin(self.ask(move |tables| tables.make_slot(&node).want(&gateway, &readers)))

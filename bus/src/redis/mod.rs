@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | `plx:T:f` | hash | the fence: `e`, `n` grant of the last opening; `era` last stamped; `doubt` ms at which an opening was last unsure, for an hour; `t:<topic>` tail |
 //! | `plx:T:l:<topic>` | stream | the log; an entry is `d` = an encoded `LogEntry`, its id the position |
-//! | `plx:T:i` | hash | interest: `<gateway> <topic>` = readers |
+//! | `plx:T:i` | hash | interest: `<gateway> <topic>` = readers, 0 while it lingers |
 //! | `plx:T:d` | hash | the node's record: `r` revision, `d` bytes |
 //! | `plx:T:k` | hash | its sealed key: `r`, `d` |
 //! | `plx:T:x` | hash | its state: `e`, `n` grant that wrote it, `d` bytes |

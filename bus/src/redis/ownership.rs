@@ -189,7 +189,7 @@ impl Ownership for Redis {
         &'a self,
         node: &'a NodeName,
         gateway: &'a GatewayId,
-        readers: &'a [(Topic, u32)],
+        readers: &'a [(Topic, Option<u32>)],
     ) -> Answer<'a, ()> {
         Box::pin(async move {
             let key = names::node(node, "i");
@@ -198,11 +198,12 @@ impl Ownership for Redis {
             unset.push(key);
             for (topic, readers) in readers {
                 let field = [gateway.as_bytes(), b" ", topic].concat();
-                if *readers == 0 {
-                    unset.push(field);
-                } else {
-                    set.push(field);
-                    set.push(decimal((*readers).into()));
+                match readers {
+                    None => unset.push(field),
+                    Some(readers) => {
+                        set.push(field);
+                        set.push(decimal((*readers).into()));
+                    }
                 }
             }
             if set.0.len() > 1 {

@@ -135,7 +135,7 @@ impl Trunk {
         *request.version_mut() = http::Version::HTTP_2;
         *request.uri_mut() = call.method.path.parse().expect("a method's path is a path");
         *request.extensions_mut() = call.extensions;
-        request.extensions_mut().insert(TakesFrames);
+        request.extensions_mut().insert(TakesFrames { ids: call.dialect == Dialect::Sse });
         *request.headers_mut() = metadata(call.headers);
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));

@@ -1,6 +1,11 @@
 //! A call on its way into the loop, and the stream of answers on its way out.
 
-use super::{Failure, Note, queue::Queue, subscriptions::Wish};
+use super::{
+    Failure,
+    notes::{Note, Notes},
+    queue::Queue,
+    subscriptions::Wish,
+};
 use futures::{Stream, stream::BoxStream};
 use plexus_bus::{Call, CallId, GatewayId, NodeName, Payload, Trace};
 use plexus_proto::{bus::Principal, reason::Reason, v1};
@@ -86,12 +91,12 @@ impl Request {
 
 /// Tells the loop when a caller gave up.
 pub(super) struct Guard {
-    pub(super) id: CallId,
-    notes: Option<mpsc::UnboundedSender<Note>>,
+    id: CallId,
+    notes: Option<Notes>,
 }
 
 impl Guard {
-    pub(super) fn new(id: CallId, notes: mpsc::UnboundedSender<Note>) -> Self {
+    pub(super) fn new(id: CallId, notes: Notes) -> Self {
         Self { id, notes: Some(notes) }
     }
 
@@ -102,7 +107,7 @@ impl Guard {
 
     fn took(&self, bytes: u32) {
         if let Some(notes) = &self.notes {
-            let _ = notes.send(Note::Took(self.id, bytes));
+            notes.say(Note::Took(self.id, bytes));
         }
     }
 }
@@ -110,7 +115,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(notes) = &self.notes {
-            let _ = notes.send(Note::CallGone(self.id));
+            notes.say(Note::CallGone(self.id));
         }
     }
 }

@@ -1,30 +1,22 @@
 //! The loop that owns what waits: it hears the bus and the handles, and keeps everybody's clock.
 
 use super::{
-    Failure, Note,
-    call::{Command, Output, Sink},
+    Metrics,
+    call::{Command, Sink},
+    heard::{Heard, Lives},
     jobs::{self, Done},
-    pending::{Act, Pending, Standing},
-    subscriptions::{self, Order, Subscriptions},
+    notes::{Note, Notes},
+    orders::finish,
+    pending::{Pending, Standing},
+    subscriptions::{self, Subscriptions},
 };
 use crate::{config, pulse::Beat};
-use futures::{
-    Stream, StreamExt,
-    stream::{AbortHandle, Abortable, SelectAll},
-};
-use plexus_bus::{
-    Bus, Call, CallId, Envelope, Error, Event, GatewayId, NodeName, Payload, Subject, Subscription, Trace,
-};
-use plexus_proto::{
-    bus::{Interest, Joined, OwnerChange, Principal, principal::Kind},
-    reason::Reason,
-    v1,
-};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use plexus_bus::{Bus, Envelope, Event, GatewayId, NodeName};
+use plexus_proto::bus::OwnerChange;
 use std::{
-    collections::HashMap,
-    pin::Pin,
-    task::{Context, Poll},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::mpsc,
@@ -37,34 +29,34 @@ use tokio_util::sync::CancellationToken;
 const TICK: Duration = Duration::from_millis(25);
 /// Time between looks at every topic.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long a subscription waits for its node to join.
-const JOIN: Duration = Duration::from_secs(5);
+/// Time between looks at how many readers there are; with the owner's own interval of 4 s what it tells
+/// follows within 5 s.
+const COUNT: Duration = Duration::from_millis(500);
 /// Tails read in one round trip.
 const TOPS_MAX: usize = 512;
-/// Pause before the bus is tried again at start.
-const OPEN_RETRY: Duration = Duration::from_millis(500);
 
 /// Sole owner of pending calls and subscriptions.
 pub struct EventLoop {
-    bus: Bus,
-    gateway: GatewayId,
-    config: config::Router,
+    pub(super) bus: Bus,
+    pub(super) gateway: GatewayId,
+    pub(super) config: config::Router,
     /// What handles ask for.
     commands: mpsc::Receiver<Command>,
     /// What callers and readers say when they go on or give up.
-    notes: mpsc::UnboundedReceiver<Note>,
+    notes: Notes,
     /// Answers to this gateway, changes of ownership, names of changed records.
     heard: Option<Heard>,
     /// Live entries of every followed topic.
-    lives: SelectAll<Abortable<Live>>,
-    /// Ends the listening to one of them.
-    aborts: HashMap<u32, AbortHandle>,
+    pub(super) lives: Lives,
     /// Calls that wait for an answer.
-    pending: Pending<Sink>,
+    pub(super) pending: Pending<Sink>,
     /// Readers and the topics they follow.
-    subscriptions: Subscriptions,
+    pub(super) subscriptions: Subscriptions,
+    /// Calls on their way to the bus. Each is handed to the carrier when it is first polled, and those
+    /// polls are in order: calls of one session reach a node in the order in which they came.
+    pub(super) sends: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Work that the loop does not wait for.
-    work: JoinSet<Done>,
+    pub(super) work: JoinSet<Done>,
     clock: Interval,
     swept: Instant,
     /// Live entries may have been missed: tails are compared at the next tick.
@@ -73,50 +65,9 @@ pub struct EventLoop {
     counted: Instant,
     /// Nothing new is taken; the loop ends when nobody waits.
     draining: bool,
+    pub(super) metrics: Arc<Metrics>,
     /// That the loop turns.
     beat: Beat,
-}
-
-/// Subscriptions that a gateway always has.
-struct Heard {
-    replies: Subscription,
-    ownership: Subscription,
-    records: Subscription,
-}
-
-impl Heard {
-    /// Subscribes, again and again until the bus answers.
-    async fn open(bus: Bus, gateway: GatewayId) -> Self {
-        loop {
-            let heard = async {
-                let replies = bus.subscribe(Subject::Replies(gateway.clone())).await?;
-                let ownership = bus.subscribe(Subject::Ownership).await?;
-                let records = bus.subscribe(Subject::Records).await?;
-                bus.attend(&gateway).await?;
-                Ok::<_, Error>(Self { replies, ownership, records })
-            };
-            match heard.await {
-                Ok(heard) => return heard,
-                Err(error) => tracing::warn!(%error, "the bus cannot be heard yet"),
-            }
-            tokio::time::sleep(OPEN_RETRY).await;
-        }
-    }
-}
-
-/// Live entries of one topic.
-struct Live {
-    t: u32,
-    subscription: Subscription,
-}
-
-impl Stream for Live {
-    type Item = (u32, Event);
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let t = self.t;
-        self.subscription.poll_recv(cx).map(|event| event.map(|event| (t, event)))
-    }
 }
 
 enum Input {
@@ -124,7 +75,7 @@ enum Input {
     Tick,
     Done(Done),
     Command(Command),
-    Note(Note),
+    Notes(Vec<Note>),
     Reply(Event),
     Ownership(Event),
     Record(Event),
@@ -137,7 +88,8 @@ impl EventLoop {
         gateway: GatewayId,
         config: config::Router,
         commands: mpsc::Receiver<Command>,
-        (said, notes): (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
+        notes: Notes,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let now = Instant::now();
         let mut clock = tokio::time::interval(TICK);
@@ -146,13 +98,13 @@ impl EventLoop {
             bus,
             gateway,
             commands,
-            notes,
+            notes: notes.clone(),
             heard: None,
-            lives: SelectAll::new(),
-            aborts: HashMap::new(),
+            lives: Lives::default(),
             pending: Pending::new(config.pending_max, config.resend_after),
-            subscriptions: Subscriptions::new(config.clone(), said),
+            subscriptions: Subscriptions::new(config.clone(), notes, metrics.clone()),
             config,
+            sends: FuturesUnordered::new(),
             work: JoinSet::new(),
             clock,
             swept: now,
@@ -160,6 +112,7 @@ impl EventLoop {
             attended: now,
             counted: now,
             draining: false,
+            metrics,
             beat: Beat::new(),
         }
     }
@@ -207,9 +160,10 @@ impl EventLoop {
         tokio::select! {
             () = stop.cancelled(), if !self.draining => Some(Input::Stop),
             _ = self.clock.tick() => Some(Input::Tick),
+            Some(done) = self.sends.next() => Some(Input::Done(done)),
             Some(done) = self.work.join_next() => Some(Input::Done(done.expect("work does not panic"))),
             Some(command) = self.commands.recv() => Some(Input::Command(command)),
-            Some(note) = self.notes.recv() => Some(Input::Note(note)),
+            notes = self.notes.heard() => Some(Input::Notes(notes)),
             Some(event) = heard.replies.recv() => Some(Input::Reply(event)),
             Some(event) = heard.ownership.recv() => Some(Input::Ownership(event)),
             Some(event) = heard.records.recv() => Some(Input::Record(event)),
@@ -227,13 +181,19 @@ impl EventLoop {
             Input::Tick => self.tick(now),
             Input::Done(done) => self.done(done, now),
             Input::Command(command) => self.command(command, now),
-            Input::Note(Note::CallGone(id)) => self.pending.gone(id),
-            Input::Note(Note::Took(id, bytes)) => self.pending.credit(id, bytes),
-            Input::Note(note) => self.subscriptions.note(note, now),
+            Input::Notes(notes) => notes.into_iter().for_each(|note| self.note(note, now)),
             Input::Reply(event) => self.reply(event, now),
             Input::Ownership(event) => self.ownership(event, now),
             Input::Record(event) => self.record(event),
             Input::Live(t, event) => self.live(t, event, now),
+        }
+    }
+
+    fn note(&mut self, note: Note, now: Instant) {
+        match note {
+            Note::CallGone(id) => self.pending.gone(id),
+            Note::Took(id, bytes) => self.pending.credit(id, bytes),
+            Note::Drained(_) | Note::Left(_) => self.subscriptions.note(note, now),
         }
     }
 
@@ -251,9 +211,13 @@ impl EventLoop {
                 self.work.spawn(jobs::tops(self.bus.clone(), due.to_vec()));
             }
         }
-        if now >= self.counted + self.config.check_interval {
+        if now >= self.counted + COUNT {
             self.counted = now;
             self.write_interest(false);
+            self.metrics.pending.set(self.pending.len() as i64);
+            let (readers, topics) = self.subscriptions.len();
+            self.metrics.readers.set(readers as i64);
+            self.metrics.topics.set(topics as i64);
         }
     }
 
@@ -267,7 +231,7 @@ impl EventLoop {
                 }
             }
             Done::Listening { t, result } => {
-                let result = result.map(|subscription| self.listen(t, subscription));
+                let result = result.map(|subscription| self.lives.add(t, subscription));
                 self.subscriptions.listening(t, result, now);
             }
             Done::Facts { t, result } => self.subscriptions.facts(t, result, now),
@@ -279,18 +243,13 @@ impl EventLoop {
         }
     }
 
-    fn listen(&mut self, t: u32, subscription: Subscription) {
-        let (abort, registration) = AbortHandle::new_pair();
-        self.lives.push(Abortable::new(Live { t, subscription }, registration));
-        if let Some(former) = self.aborts.insert(t, abort) {
-            former.abort();
-        }
-    }
-
     fn command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Call { sink, .. } if self.draining => finish(sink, Err(subscriptions::draining())),
             Command::Call { id, call, trace, deadline, sink } => {
+                if self.pending.len() >= self.config.pending_max {
+                    self.metrics.refuse("pending_max");
+                }
                 self.pending.begin(id, *call, trace, sink, deadline)
             }
             Command::Subscribe { wish, answer } => self.subscriptions.subscribe(*wish, answer, now),
@@ -349,136 +308,6 @@ impl EventLoop {
         }
     }
 
-    /// Does what the pure parts ask for, until they ask for nothing.
-    fn act(&mut self) {
-        loop {
-            let (acts, orders) = (self.pending.take(), self.subscriptions.take());
-            if acts.is_empty() && orders.is_empty() {
-                return;
-            }
-            acts.into_iter().for_each(|act| self.perform(act));
-            orders.into_iter().for_each(|order| self.order(order));
-        }
-    }
-
-    fn perform(&mut self, act: Act<Sink>) {
-        let bus = self.bus.clone();
-        match act {
-            Act::Send(envelope) => {
-                self.work.spawn(jobs::send(bus, envelope));
-            }
-            Act::Tell(node, envelope) => {
-                self.work.spawn(async move {
-                    let _ = bus.publish(Subject::Calls(node), Payload::of(*envelope)).await;
-                    Done::Said
-                });
-            }
-            Act::Look(node) => self.look(node),
-            Act::Output(id, payload) => self.output(id, payload),
-            Act::Finish(Sink::Join(t), result) => {
-                self.subscriptions.joined(t, result.and_then(|p| joined(&p)), Instant::now());
-            }
-            Act::Finish(sink, result) => finish(sink, result),
-        }
-    }
-
-    fn output(&mut self, id: CallId, payload: Payload) {
-        let Some(Sink::Stream(outputs)) = self.pending.sink(id) else { return };
-        if outputs.try_send(Output::Next(payload)).is_err() {
-            let failure = v1::Error::new(Reason::Overloaded, "the caller fell behind its stream");
-            self.pending.abandon(id, Box::new(failure));
-        }
-    }
-
-    fn order(&mut self, order: Order) {
-        let (bus, gateway) = (self.bus.clone(), self.gateway.clone());
-        match order {
-            Order::Follow { t, node, topic } => {
-                self.work.spawn(jobs::follow(bus, gateway, t, node, topic));
-            }
-            Order::Leave { t, node, topic } => {
-                if let Some(abort) = self.aborts.remove(&t) {
-                    abort.abort();
-                }
-                self.work.spawn(jobs::leave(bus, gateway, t, node, topic));
-            }
-            Order::Join { t, node, topic } => self.join(t, node, topic),
-            Order::Facts { t, node, topic } => {
-                self.work.spawn(jobs::facts(bus, t, node, topic));
-            }
-            Order::Read { t, node, topic, ask } => {
-                let limit = self.config.page_entries;
-                self.work.spawn(async move {
-                    let found = jobs::page(&bus, &node, &topic, ask.place, limit).await;
-                    Done::Found { t, ticket: ask.ticket, found }
-                });
-            }
-            Order::ReadFor { id, slot, node, topic, place, limit } => {
-                self.work.spawn(async move {
-                    Done::FoundFor { id, slot, found: jobs::page(&bus, &node, &topic, place, limit).await }
-                });
-            }
-        }
-    }
-
-    /// Asks the owner to join a topic.
-    fn join(&mut self, t: u32, node: NodeName, topic: plexus_bus::Topic) {
-        let interest = Interest {
-            namespace: node.namespace().to_owned(),
-            node: node.node().to_owned(),
-            topic,
-            gateway: self.gateway.to_string(),
-            readers: 1,
-            ..Interest::default()
-        };
-        let call = Call {
-            method: "plexus.bus.v1.Owner/Join".into(),
-            payload: Payload::of(interest),
-            namespace: node.namespace().into(),
-            node: Some(node),
-            reply_to: self.gateway.clone(),
-            deadline: Some(SystemTime::now() + JOIN),
-            caller: Principal { kind: Kind::System as i32, ..Principal::default() },
-            idempotency_key: String::new(),
-            epoch_seen: 0,
-            attempt: 0,
-            idempotent: true,
-            credit: 0,
-        };
-        let deadline = Some(Instant::now() + JOIN);
-        self.pending.begin(CallId::now_v7(), call, Trace::default(), Sink::Join(t), deadline);
-    }
-
-    fn look(&mut self, node: NodeName) {
-        let bus = self.bus.clone();
-        self.work.spawn(async move {
-            let standing = jobs::standing(&bus, &node).await.ok();
-            Done::Looked { node, standing }
-        });
-    }
-
-    fn attend(&mut self) {
-        let (bus, gateway) = (self.bus.clone(), self.gateway.clone());
-        self.work.spawn(async move {
-            if let Err(error) = bus.attend(&gateway).await {
-                tracing::warn!(%error, "this gateway's lease was not renewed");
-            }
-            Done::Said
-        });
-    }
-
-    fn write_interest(&mut self, all: bool) {
-        for (node, readers) in self.subscriptions.interest(all) {
-            let (bus, gateway) = (self.bus.clone(), self.gateway.clone());
-            self.work.spawn(async move {
-                if let Err(error) = bus.want(&node, &gateway, &readers).await {
-                    tracing::warn!(%node, %error, "interest was not written");
-                }
-                Done::Said
-            });
-        }
-    }
-
     /// Refuses what still waits; interest stays and ends with this gateway's lease.
     async fn close(mut self) {
         self.commands.close();
@@ -492,22 +321,4 @@ impl EventLoop {
         }
         self.work.shutdown().await;
     }
-}
-
-fn finish(sink: Sink, result: Result<Payload, Failure>) {
-    match sink {
-        Sink::Unary(answer) => {
-            let _ = answer.send(result);
-        }
-        Sink::Stream(outputs) => {
-            let _ = outputs.try_send(Output::End(result.map(|_| ())));
-        }
-        Sink::Join(_) => {}
-    }
-}
-
-fn joined(answer: &Payload) -> Result<(), Failure> {
-    let joined =
-        answer.open::<Joined>().map_err(|e| Box::new(v1::Error::new(Reason::Internal, e.to_string())))?;
-    joined.error.clone().map_or(Ok(()), |error| Err(Box::new(error)))
 }

@@ -8,6 +8,9 @@ use super::{
 use plexus_bus::NodeName;
 use std::{collections::HashMap, time::Instant};
 
+/// How many read each topic.
+pub(crate) type Counts = Vec<(plexus_bus::Topic, Option<u32>)>;
+
 impl Subscriptions {
     /// Interest was withdrawn, or could not be: then it is tried again, lest the node stays joined.
     pub(crate) fn left(&mut self, t: u32, withdrawn: bool, now: Instant) {
@@ -52,14 +55,14 @@ impl Subscriptions {
         self.topics.values_mut().filter_map(due).collect()
     }
 
-    /// Interest to write, by node: all of it, or where the count changed.
-    pub(crate) fn interest(&mut self, all: bool) -> Vec<(NodeName, Vec<(plexus_bus::Topic, u32)>)> {
+    /// Interest to write, by node: all of it, or where the count changed. Who lingers counts nobody.
+    pub(crate) fn interest(&mut self, all: bool) -> Vec<(NodeName, Counts)> {
         let mut wanted: HashMap<NodeName, Vec<_>> = HashMap::new();
         for topic in self.topics.values_mut().filter(|t| t.phase == Phase::Listening) {
-            let readers = topic.readers().max(1); // 0 withdraws; it lingers still
+            let readers = topic.readers(); // none is a count too, while it lingers
             if all || readers != topic.counted {
                 topic.counted = readers;
-                wanted.entry(topic.node.clone()).or_default().push((topic.name.clone(), readers));
+                wanted.entry(topic.node.clone()).or_default().push((topic.name.clone(), Some(readers)));
             }
         }
         wanted.into_iter().collect()

@@ -93,7 +93,7 @@ pub(crate) async fn standing(bus: &Bus, node: &NodeName) -> Result<Standing, Err
 pub(super) async fn follow(bus: Bus, gateway: GatewayId, t: u32, node: NodeName, topic: Topic) -> Done {
     let both = async {
         let live = bus.subscribe(Subject::Topic(node.clone(), topic.clone())).await?;
-        bus.want(&node, &gateway, &[(topic, 1)]).await?;
+        bus.want(&node, &gateway, &[(topic, Some(1))]).await?;
         Ok(live)
     };
     Done::Listening { t, result: both.await.map_err(|e: Error| unavailable(&e)) }
@@ -101,7 +101,7 @@ pub(super) async fn follow(bus: Bus, gateway: GatewayId, t: u32, node: NodeName,
 
 /// Withdraws interest.
 pub(super) async fn leave(bus: Bus, gateway: GatewayId, t: u32, node: NodeName, topic: Topic) -> Done {
-    let result = bus.want(&node, &gateway, &[(topic, 0)]).await;
+    let result = bus.want(&node, &gateway, &[(topic, None)]).await;
     if let Err(error) = &result {
         tracing::debug!(%error, "interest was not withdrawn");
     }

@@ -5,14 +5,19 @@
 //! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's place in its log (P20–P22),
 //! [`topic`] the readers that move with it, [`cursors`] how they come to, [`subscriptions`] all of them
 //! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`frames`] and [`resume`] the words it hears. All
-//! of these are pure; [`jobs`] is the slow work that the loop sends out.
+//! of these are pure. [`heard`] is what the loop listens to, [`notes`] what those who wait tell it, [`orders`]
+//! how it does what is asked, [`jobs`] the slow work that it sends out, [`metrics`] what is counted.
 
 mod call;
 mod cursors;
 mod event_loop;
 pub(crate) mod frames;
+mod heard;
 mod interest;
 mod jobs;
+mod metrics;
+mod notes;
+mod orders;
 mod pending;
 pub(crate) mod queue;
 pub(crate) mod reader;
@@ -23,10 +28,12 @@ mod topic;
 pub use call::{Answers, Request};
 pub use event_loop::EventLoop;
 pub(crate) use jobs::{ends, page, read, standing};
+pub use metrics::{ByBound, ByReason, Metrics};
 pub(crate) use pending::{Standing, unavailable};
 
 use crate::{config, frame::Frames};
 use call::{Command, Guard, Outputs};
+use notes::Notes;
 use plexus_bus::{Bus, CallId, GatewayId, Payload};
 use plexus_proto::{reason::Reason, v1};
 use std::sync::Arc;
@@ -36,39 +43,32 @@ use tokio::sync::{mpsc, oneshot};
 /// A failed call, as the caller will see it.
 pub type Failure = Box<v1::Error>;
 
-/// Word from those who wait to the loop. Its channel has no bound of its own: each sends one word when
-/// it goes, and one for each time it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
-    /// A reader's queue has room again.
-    Drained(u64),
-    /// A reader is gone.
-    Left(u64),
-    /// A caller is gone.
-    CallGone(CallId),
-    /// The caller of a stream took so many bytes.
-    Took(CallId, u32),
-}
-
 /// The handle; cheap to clone.
 #[derive(Clone)]
 pub struct Router {
     commands: mpsc::Sender<Command>,
-    notes: mpsc::UnboundedSender<Note>,
+    notes: Notes,
     bus: Bus,
     gateway: GatewayId,
     config: Arc<config::Router>,
+    metrics: Arc<Metrics>,
 }
 
 impl Router {
     /// Makes the handle and its loop.
-    pub fn new(bus: Bus, config: config::Router) -> (Self, EventLoop) {
+    pub fn new(bus: Bus, config: config::Router, metrics: Metrics) -> (Self, EventLoop) {
         let (commands, queue) = mpsc::channel(config.queue);
-        let (notes, heard) = mpsc::unbounded_channel();
+        let (notes, metrics) = (Notes::default(), Arc::new(metrics));
         let gateway: GatewayId = format!("gw-{}", uuid::Uuid::new_v4().simple()).into();
-        let event_loop =
-            EventLoop::new(bus.clone(), gateway.clone(), config.clone(), queue, (notes.clone(), heard));
-        (Self { commands, notes, bus, gateway, config: config.into() }, event_loop)
+        let event_loop = EventLoop::new(
+            bus.clone(),
+            gateway.clone(),
+            config.clone(),
+            queue,
+            notes.clone(),
+            metrics.clone(),
+        );
+        (Self { commands, notes, bus, gateway, config: config.into(), metrics }, event_loop)
     }
 
     /// The bus, for what needs no owner: records, logs.
@@ -89,8 +89,9 @@ impl Router {
     /// Makes a unary call and waits for its answer, at most until its deadline.
     pub async fn call(&self, request: Request) -> Result<Payload, Failure> {
         let (answer, waiting) = oneshot::channel();
-        let mut guard = self.guard();
-        self.send(request.command(guard.id, &self.gateway, call::Sink::Unary(answer)))?;
+        let id = CallId::now_v7();
+        self.send(request.command(id, &self.gateway, call::Sink::Unary(answer)))?;
+        let mut guard = Guard::new(id, self.notes.clone());
         let result = waiting.await;
         guard.disarm();
         result.unwrap_or_else(|_| Err(subscriptions::draining()))
@@ -99,9 +100,9 @@ impl Router {
     /// Makes a streaming call; dropping the stream cancels it.
     pub fn stream(&self, request: Request) -> Result<Answers, Failure> {
         let (outputs, answers) = mpsc::channel(call::OUTPUTS_MAX);
-        let guard = self.guard();
-        self.send(request.command(guard.id, &self.gateway, call::Sink::Stream(outputs)))?;
-        Ok(Box::pin(Outputs::new(answers, guard)))
+        let id = CallId::now_v7();
+        self.send(request.command(id, &self.gateway, call::Sink::Stream(outputs)))?;
+        Ok(Box::pin(Outputs::new(answers, Guard::new(id, self.notes.clone()))))
     }
 
     /// Follows topics. Answers once every topic has begun.
@@ -114,13 +115,10 @@ impl Router {
         }
     }
 
-    fn guard(&self) -> Guard {
-        Guard::new(CallId::now_v7(), self.notes.clone())
-    }
-
     fn send(&self, command: Command) -> Result<(), Failure> {
         self.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
+                self.metrics.refuse("queue");
                 let message = format!("{} requests wait for the router already", self.config.queue);
                 Box::new(v1::Error::new(Reason::Overloaded, message))
             }

@@ -120,6 +120,11 @@ impl<S> Pending<S> {
         self.calls.is_empty()
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     /// Finds where a call's answers go.
     pub(crate) fn sink(&mut self, id: CallId) -> Option<&mut S> {
         self.calls.get_mut(&id).map(|c| &mut c.sink)

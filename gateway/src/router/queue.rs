@@ -2,7 +2,12 @@
 //! runs over. The loop feeds it and never waits; the reader's dialect takes from it. A channel like
 //! any other: the lock is held for a few moves of memory and never across a wait.
 
-use super::{Failure, Note, frames, reader::Gap, resume};
+use super::{
+    Failure, Metrics, frames,
+    notes::{Note, Notes},
+    reader::Gap,
+    resume,
+};
 use crate::frame::{Delivery, Frame};
 use futures::Stream;
 use plexus_bus::{Position, Topic};
@@ -20,7 +25,7 @@ use std::{
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
-use tokio::{sync::mpsc, time::Sleep};
+use tokio::time::Sleep;
 
 /// When a slow reader may come back.
 const SLOW_RETRY: Duration = Duration::from_secs(1);
@@ -46,12 +51,14 @@ pub(crate) struct Terms {
     pub(crate) limit: u32,
     /// Longest silence.
     pub(crate) heartbeat: Duration,
+    /// Says with each frame where the reader goes on, where the frame itself cannot.
+    pub(crate) ids: bool,
 }
 
 enum Kind {
     Message(usize),
     Start,
-    Event,
+    Gap,
     End(end::Reason),
 }
 
@@ -81,6 +88,7 @@ struct Slot {
 
 struct State {
     terms: Terms,
+    metrics: Arc<Metrics>,
     slots: Vec<Slot>,
     items: VecDeque<Item>,
     messages: usize,
@@ -102,18 +110,18 @@ pub(crate) struct Feed(Arc<Mutex<State>>);
 pub(crate) struct Queue {
     id: u64,
     state: Arc<Mutex<State>>,
-    notes: mpsc::UnboundedSender<Note>,
+    notes: Notes,
     silence: Option<Pin<Box<Sleep>>>,
     last: Instant,
 }
 
-/// Makes both ends. `notes` has no bound of its own: each reader sends one word when it goes, and one
-/// for each time it was asked.
+/// Makes both ends.
 pub(crate) fn queue(
     id: u64,
     terms: Terms,
     topics: Vec<(u32, Topic)>,
-    notes: mpsc::UnboundedSender<Note>,
+    notes: Notes,
+    metrics: Arc<Metrics>,
 ) -> (Feed, Queue) {
     let slot = |(t, topic)| Slot {
         t,
@@ -127,6 +135,7 @@ pub(crate) fn queue(
     };
     let state = Arc::new(Mutex::new(State {
         terms,
+        metrics,
         slots: topics.into_iter().map(slot).collect(),
         items: VecDeque::new(),
         messages: 0,
@@ -163,9 +172,12 @@ impl Feed {
         lock(&self.0).push(Item { slot, at: Some(at), kind: Kind::Start, frame: Some(frame) });
     }
 
-    /// Says something that is never dropped.
-    pub(crate) fn event(&self, slot: usize, at: Position, frame: Arc<Frame>) {
-        lock(&self.0).push(Item { slot, at: Some(at), kind: Kind::Event, frame: Some(frame) });
+    /// Tells of a gap, which is never dropped.
+    pub(crate) fn gap(&self, slot: usize, gap: Gap, frame: Arc<Frame>) {
+        let mut state = lock(&self.0);
+        state.metrics.gap(gap.reason);
+        let at = gap.until;
+        state.push(Item { slot, at: Some(at), kind: Kind::Gap, frame: Some(frame) });
     }
 
     /// Moves the topic's position over messages that the reader does not want.
@@ -233,6 +245,7 @@ impl State {
                 );
                 let slow = v1::Error::new(Reason::SlowReader, message).retry_after(SLOW_RETRY);
                 self.failed = Some(Box::new(slow));
+                self.metrics.slow.inc();
                 self.wake();
                 return false;
             }
@@ -256,6 +269,7 @@ impl State {
     fn drop_at(&mut self, index: usize) {
         let Some(item) = self.items.remove(index) else { return };
         self.took(&item);
+        self.metrics.skipped.inc();
         let lost = &mut self.slots[item.slot].lost;
         let skipped = lost.map_or(0, |(_, skipped)| skipped) + 1;
         *lost = Some((item.at.unwrap_or_default(), skipped));
@@ -295,7 +309,7 @@ impl State {
         match item.kind {
             Kind::Message(_) => self.delivered += 1,
             Kind::Start => slot.started = true,
-            Kind::Event => {}
+            Kind::Gap => {}
             Kind::End(reason) => {
                 slot.ended = true;
                 let t = slot.t;
@@ -312,7 +326,7 @@ impl State {
     }
 
     fn delivery(&self, frame: Arc<Frame>) -> Delivery {
-        let resume = (self.slots.len() > 1).then(|| self.token().into());
+        let resume = (self.terms.ids && self.slots.len() > 1).then(|| self.token().into());
         Delivery { frame, resume }
     }
 
@@ -322,6 +336,7 @@ impl State {
         let (until, skipped) = slot.lost.take()?;
         let gap = Gap { after: slot.taken, until, reason: gap::Reason::Slow };
         slot.taken = until;
+        self.metrics.gap(gap.reason);
         let frame = frames::event(frames::gap(slot.t, gap, Some(skipped), true), Some(until));
         Some(self.delivery(frame))
     }
@@ -364,7 +379,7 @@ impl Stream for Queue {
         if let Some(next) = state.pop() {
             if state.hungry && state.rested() {
                 state.hungry = false;
-                let _ = this.notes.send(Note::Drained(this.id));
+                this.notes.say(Note::Drained(this.id));
             }
             this.last = Instant::now();
             return Poll::Ready(Some(next));
@@ -390,7 +405,7 @@ impl Stream for Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let _ = self.notes.send(Note::Left(self.id));
+        self.notes.say(Note::Left(self.id));
     }
 }
 

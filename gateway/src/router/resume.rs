@@ -1,6 +1,7 @@
 //! Resume tokens: where a subscription goes on, topic by topic, on any gateway. Base64url of a version
 //! byte, the minute of issue, and per topic its bytes, epoch and sequence. Not signed: a token names
-//! positions, and grants nothing that its bearer could not ask for by name.
+//! positions, and grants nothing that its bearer could not ask for by name. Another layout, a signed one,
+//! takes another version; a gateway refuses versions that it does not know.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{Buf, BufMut, Bytes};
@@ -80,6 +81,16 @@ mod tests {
         fn what_is_no_token_is_refused(junk in "[A-Za-z0-9_-]{0,60}") {
             let _ = read(&junk, SystemTime::now());
         }
+    }
+
+    #[test]
+    fn a_token_of_a_version_not_known_is_refused() {
+        let (now, topic) = (SystemTime::now(), Topic::from_static(b"demo"));
+        let token = write([(&topic, Position::new(7, 9))].into_iter(), now);
+        let mut bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
+        assert_eq!(bytes[0], 1);
+        bytes[0] = 2;
+        assert_eq!(read(&URL_SAFE_NO_PAD.encode(bytes), now), None);
     }
 
     #[test]

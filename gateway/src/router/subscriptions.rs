@@ -2,8 +2,9 @@
 //! tells what happened and does the [`Order`]s. protocol.md P20–P23.
 
 use super::{
-    Failure, Note,
+    Failure, Metrics,
     frames::Filter,
+    notes::{Note, Notes},
     queue::{self, Feed, Queue, Terms},
     reader::{Ask, Found, Place, Told, Walked},
     topic::{Facts, Phase, Resuming, Topic},
@@ -21,7 +22,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Pause before a read is repeated that told nothing new.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
@@ -92,13 +93,14 @@ pub(crate) struct Subscriptions {
     pub(super) last_t: u32,
     pub(super) last_id: u64,
     pub(super) config: config::Router,
-    pub(super) notes: mpsc::UnboundedSender<Note>,
+    pub(super) notes: Notes,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) orders: Vec<Order>,
     pub(super) draining: bool,
 }
 
 impl Subscriptions {
-    pub(crate) fn new(config: config::Router, notes: mpsc::UnboundedSender<Note>) -> Self {
+    pub(crate) fn new(config: config::Router, notes: Notes, metrics: Arc<Metrics>) -> Self {
         Self {
             topics: HashMap::new(),
             names: HashMap::new(),
@@ -112,9 +114,15 @@ impl Subscriptions {
             last_id: 0,
             config,
             notes,
+            metrics,
             orders: Vec::new(),
             draining: false,
         }
+    }
+
+    /// How many readers there are, and topics.
+    pub(crate) fn len(&self) -> (usize, usize) {
+        (self.readers.len(), self.topics.len())
     }
 
     /// What is to be done, in order.
@@ -145,7 +153,7 @@ impl Subscriptions {
             (*t, Cursor::Starting { after: *after, reread: false })
         };
         let cursors: Vec<_> = topics.iter().zip(&wish.topics).map(start).collect();
-        let (feed, queue) = queue::queue(id, wish.terms, topics, self.notes.clone());
+        let (feed, queue) = queue::queue(id, wish.terms, topics, self.notes.clone(), self.metrics.clone());
         let reading = Reading {
             feed,
             view: wish.view,
@@ -165,14 +173,15 @@ impl Subscriptions {
     }
 
     fn admit(&self, wish: &Wish) -> Result<(), Failure> {
-        let full = |what: &str, most: usize| {
+        let full = |bound, what: &str, most: usize| {
+            self.metrics.refuse(bound);
             Box::new(v1::Error::new(Reason::Overloaded, format!("this gateway has {most} {what} already")))
         };
         if self.draining {
             return Err(draining());
         }
         if self.readers.len() >= self.config.readers_max {
-            return Err(full("readers", self.config.readers_max));
+            return Err(full("readers_max", "readers", self.config.readers_max));
         }
         if self.topics.len() + wish.topics.len() > self.config.topics_max {
             let known = |(topic, _): &&(plexus_bus::Topic, After)| {
@@ -180,7 +189,7 @@ impl Subscriptions {
             };
             let new = wish.topics.len() - wish.topics.iter().filter(known).count();
             if self.topics.len() + new > self.config.topics_max {
-                return Err(full("topics", self.config.topics_max));
+                return Err(full("topics_max", "topics", self.config.topics_max));
             }
         }
         Ok(())

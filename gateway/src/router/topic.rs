@@ -156,7 +156,7 @@ impl Topic {
 
     fn tell(&self, gap: Gap, skipped: Option<u64>) {
         let frame = frames::event(frames::gap(self.t, gap, skipped, false), Some(gap.until));
-        self.attached.iter().for_each(|a| a.feed.event(a.slot, gap.until, frame.clone()));
+        self.attached.iter().for_each(|a| a.feed.gap(a.slot, gap, frame.clone()));
     }
 
     fn deliver_entry(&mut self, entry: &LogEntry, after: u64, repair: bool) -> Vec<(u64, usize, Place)> {
@@ -265,12 +265,12 @@ impl Resuming {
                 Told::Moved(at) => to.feed.pass(to.slot, *at),
                 Told::Gap(gap) => {
                     let frame = frames::event(frames::gap(t, *gap, None, false), Some(gap.until));
-                    to.feed.event(to.slot, gap.until, frame);
+                    to.feed.gap(to.slot, *gap, frame);
                 }
                 Told::Entry { entry, after } => {
                     if let Some((gap, skipped)) = dropped(entry, *after) {
                         let frame = frames::event(frames::gap(t, gap, Some(skipped), false), Some(gap.until));
-                        to.feed.event(to.slot, gap.until, frame);
+                        to.feed.gap(to.slot, gap, frame);
                     }
                     if let Some(stopped) = to.give(&mut Sheet::new(t, entry), entry, *after, true) {
                         *after = stopped;

@@ -71,7 +71,7 @@ fn terms(request: &v1::SubscribeRequest) -> Result<Terms, Failure> {
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(60));
     let heartbeat = check_span("heartbeat", request.heartbeat.as_ref(), least, most)?;
     let heartbeat = heartbeat.unwrap_or(Duration::from_secs(15));
-    Ok(Terms { messages, bytes, policy, limit: request.limit, heartbeat })
+    Ok(Terms { messages, bytes, policy, limit: request.limit, heartbeat, ids: false })
 }
 
 fn filter(given: Option<&subscribe_request::Filter>, not_session: &str) -> Result<Filter, Failure> {

@@ -58,7 +58,7 @@ impl World {
         let bus = Bus::over(Arc::new(port), &bus_config, metrics);
         let mut config = config::Router::default();
         edit(&mut config);
-        let (router, event_loop) = Router::new(bus.clone(), config);
+        let (router, event_loop) = Router::new(bus.clone(), config, crate::router::Metrics::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(event_loop.run(stop.clone()));
@@ -376,7 +376,7 @@ async fn a_subscription_begins_and_hears_what_is_published() {
     assert_eq!(start.topic, "demo");
     // The dialects' way: the same events, as shared frames, and a silent body.
     let mut marked = Request::new(request);
-    marked.extensions_mut().insert(TakesFrames);
+    marked.extensions_mut().insert(TakesFrames { ids: true });
     let response = world.service.subscribe(marked).await.unwrap();
     let mut frames = response.extensions().get::<Shared>().unwrap().take().unwrap();
     assert!(frames.next().await.unwrap().is_ok());
@@ -759,6 +759,42 @@ async fn interest_ends_some_time_after_the_last_reader() {
     assert_eq!(world.bus.wanted(&node).await.unwrap().len(), 2);
     drop(client);
     eventually(|| async { world.bus.wanted(&node).await.unwrap().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn the_count_of_readers_follows_while_interest_lingers() {
+    let mut world = World::new();
+    world.worker().await;
+    let request = v1::SubscribeRequest { topic: "a".into(), ..Default::default() };
+    let (one, two) =
+        (world.subscribe(request.clone()).await.unwrap(), world.subscribe(request).await.unwrap());
+    let node = name("default");
+    let counts = async |wanted: u32| {
+        let read = || async {
+            let counts: Vec<u32> = world.bus.wanted(&node).await.unwrap().into_iter().map(|w| w.2).collect();
+            (counts == [wanted]).then_some(())
+        };
+        eventually(read).await;
+    };
+    counts(2).await;
+    drop(one);
+    counts(1).await;
+    drop(two);
+    counts(0).await; // and it is still there: whoever comes back finds the topic joined
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_made_one_after_the_other_reach_their_node_in_that_order() {
+    let mut world = World::new();
+    world.worker().await;
+    world.publish("", "demo", "the node is there").await.unwrap();
+    let calls = (0..500).map(|n| {
+        let world = &world;
+        async move { world.publish("", "demo", &n.to_string()).await.unwrap().position }
+    });
+    let positions: Vec<Position> =
+        futures::future::join_all(calls).await.iter().map(|p| p.parse().unwrap()).collect();
+    assert!(positions.is_sorted(), "{positions:?}");
 }
 
 #[tokio::test]

@@ -102,12 +102,13 @@ impl v1::topic_service_server::TopicService for Service {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let context = self.open_context(&request);
-        let takes = request.extensions().get::<TakesFrames>().is_some();
-        let frames = match self.follow(&context, request.into_inner()).await {
+        let takes = request.extensions().get::<TakesFrames>().copied();
+        let ids = takes.is_some_and(|takes| takes.ids);
+        let frames = match self.follow(&context, request.into_inner(), ids).await {
             Ok(frames) => frames,
             Err(failure) => return Err(error::status(&failure)),
         };
-        Ok(if takes { shared(frames) } else { Response::new(plain(frames)) })
+        Ok(if takes.is_some() { shared(frames) } else { Response::new(plain(frames)) })
     }
 
     async fn list_messages(
@@ -137,11 +138,21 @@ fn plain(frames: Frames) -> BoxStream<'static, Result<v1::SubscriptionEvent, Sta
 }
 
 impl Service {
-    async fn follow(&self, context: &Context, request: v1::SubscribeRequest) -> Result<Frames, Failure> {
+    /// Follows topics; with `ids` each frame says where the reader goes on.
+    async fn follow(
+        &self,
+        context: &Context,
+        request: v1::SubscribeRequest,
+        ids: bool,
+    ) -> Result<Frames, Failure> {
         let node = self.node(context, &request.node).await?;
         let most = self.router.config().subscription_topics_max;
         let session = own_session(context);
-        let read = |request| super::reading::read(request, node.clone(), most, &session);
+        let read = |request| {
+            let mut wish = super::reading::read(request, node.clone(), most, &session)?;
+            wish.terms.ids = ids;
+            Ok::<_, Failure>(wish)
+        };
         match self.router.subscribe(read(&request)?).await {
             Err(failure) if super::absent(&node, &failure) => {
                 self.make_default(context).await?;

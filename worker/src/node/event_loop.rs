@@ -42,8 +42,9 @@ const TICK: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(2);
 /// Commands taken in one wake.
 pub(super) const COMMANDS: usize = 64;
-/// Between two looks at the interest of gateways.
-const SURVEY: Duration = Duration::from_secs(5);
+/// Between two looks at the interest of gateways; with the half second in which they write a change, the
+/// count of readers follows within 5 s.
+const SURVEY: Duration = Duration::from_secs(4);
 /// The same while nobody reads anything.
 const SURVEY_IDLE: Duration = Duration::from_secs(30);
 /// Longest wait for appends and answers when it hands over (P7).

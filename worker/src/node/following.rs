@@ -197,7 +197,7 @@ impl Following {
                 }
             }
         }
-        for (gateway, topic, count) in wanted.into_iter().filter(|(.., count)| *count > 0) {
+        for (gateway, topic, count) in wanted {
             if !self.all.contains_key(&topic) && self.all.len() >= self.config.logs_max {
                 continue;
             }
@@ -406,6 +406,17 @@ mod tests {
         following.survey(vec![(gateway.clone(), topic("kept"), 3)], at(1).moment);
         let readers = |name: &str| following.get(name.as_bytes()).unwrap().readers();
         assert_eq!((readers("old"), readers("new"), readers("kept")), (0, 1, 3));
+    }
+
+    #[test]
+    fn interest_without_a_reader_keeps_the_topic_and_counts_nobody() {
+        let mut following = Following::new(config::Node::default());
+        following.survey(vec![("g".into(), topic("a"), 0)], at(0).moment);
+        let state = following.get(b"a").unwrap();
+        assert_eq!((state.readers(), following.gateways()), (0, vec!["g".into()]));
+        assert!(state.is_wanted(at(0).wall));
+        following.survey(Vec::new(), at(1).moment);
+        assert_eq!(following.gateways(), Vec::<GatewayId>::new(), "withdrawn");
     }
 
     #[test]

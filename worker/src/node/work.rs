@@ -89,7 +89,7 @@ pub(super) async fn survey(bus: Bus, node: NodeName, since: Moment) -> Done {
 /// Removes the interest of gateways that are gone.
 pub(super) async fn forget(bus: Bus, node: NodeName, gone: Vec<(GatewayId, Topic)>) -> Done {
     for (gateway, topic) in gone {
-        if let Err(error) = bus.want(&node, &gateway, &[(topic, 0)]).await {
+        if let Err(error) = bus.want(&node, &gateway, &[(topic, None)]).await {
             tracing::debug!(%error, "interest of a dead gateway stays for now");
         }
     }

@@ -69,7 +69,7 @@ pub(crate) async fn doubt_stays_with_logs_that_seem_empty(ground: Ground) {
 
 pub(crate) async fn known_wanted_and_given_topics_are_opened(ground: Ground) {
     ground.authored("a", &["known", "both"]).await;
-    let readers = [(topic("wanted"), 1), (topic("both"), 3)];
+    let readers = [(topic("wanted"), Some(1)), (topic("both"), Some(3))];
     ground.other.want(&node("a"), &"gateway".into(), &readers).await.unwrap();
     let openings = ground.author(&node("a"), 20, 2).opened(&["given", "both"]).await;
     let known = |name| opening(name, (10, 0), true);
@@ -238,7 +238,7 @@ pub(crate) async fn a_sweep_drops_logs_without_messages_that_nobody_wants(ground
     first.write("full", 1, 1).await;
     first.write("purged", 1, 1).await;
     assert_eq!(ground.bus.trim(&first.node, first.grant, &topic("purged"), 0).await, Ok(true));
-    ground.bus.want(&node("a"), &"gateway".into(), &[(topic("wanted"), 1)]).await.unwrap();
+    ground.bus.want(&node("a"), &"gateway".into(), &[(topic("wanted"), Some(1))]).await.unwrap();
     let second = ground.author(&node("a"), 20, 2);
     let opened = by_topic(second.open(&["given"], SWEEP).await);
     let stays =

@@ -138,7 +138,7 @@ pub(crate) async fn an_erased_node_leaves_nothing(ground: Ground) {
     let sealed = Key::Sealed(node("a"));
     ground.bus.put(sealed.clone(), Bytes::from_static(b"key"), When::Always, None).await.unwrap();
     ground.bus.put_state(&author.node, author.grant, Bytes::from_static(b"state")).await.unwrap();
-    ground.bus.want(&author.node, &"gateway".into(), &[(topic("t"), 1)]).await.unwrap();
+    ground.bus.want(&author.node, &"gateway".into(), &[(topic("t"), Some(1))]).await.unwrap();
     assert_eq!(ground.bus.erase(&author.node, author.grant).await, Ok(true));
 
     assert_eq!(ground.other.get_state(&author.node).await, Ok((None, None)));
@@ -217,9 +217,9 @@ pub(crate) async fn interest_is_written_read_and_removed(ground: Ground) {
     let (one, two) = ("gateway.1".into(), "gateway.2".into());
     // A topic may hold any bytes, a space too.
     let spaced = Bytes::from_static(b"a b\0\xff");
-    ground.bus.want(&node, &one, &[(topic("t"), 2), (spaced.clone(), 1)]).await.unwrap();
-    ground.bus.want(&node, &two, &[(topic("t"), 1)]).await.unwrap();
-    ground.bus.want(&node, &one, &[(topic("t"), 7)]).await.unwrap();
+    ground.bus.want(&node, &one, &[(topic("t"), Some(2)), (spaced.clone(), Some(1))]).await.unwrap();
+    ground.bus.want(&node, &two, &[(topic("t"), Some(1))]).await.unwrap();
+    ground.bus.want(&node, &one, &[(topic("t"), Some(7))]).await.unwrap();
     let wanted = || async {
         let mut wanted = ground.other.wanted(&node).await.unwrap();
         wanted.sort();
@@ -227,6 +227,13 @@ pub(crate) async fn interest_is_written_read_and_removed(ground: Ground) {
     };
     let all = [(one.clone(), spaced.clone(), 1), (one.clone(), topic("t"), 7), (two.clone(), topic("t"), 1)];
     assert_eq!(wanted().await, all);
-    ground.bus.want(&node, &one, &[(topic("t"), 0), (topic("never"), 0)]).await.unwrap();
-    assert_eq!(wanted().await, [all[0].clone(), all[2].clone()]);
+    ground.bus.want(&node, &two, &[(topic("t"), Some(0))]).await.unwrap();
+    let lingers = (two.clone(), topic("t"), 0);
+    assert_eq!(
+        wanted().await,
+        [all[0].clone(), all[1].clone(), lingers.clone()],
+        "nobody reads, and it is wanted"
+    );
+    ground.bus.want(&node, &one, &[(topic("t"), None), (topic("never"), None)]).await.unwrap();
+    assert_eq!(wanted().await, [all[0].clone(), lingers]);
 }

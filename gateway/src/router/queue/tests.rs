@@ -7,7 +7,7 @@ use prost::Message;
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn terms(policy: Policy) -> Terms {
-    Terms { messages: 3, bytes: 1000, policy, limit: 0, heartbeat: MINUTE }
+    Terms { messages: 3, bytes: 1000, policy, limit: 0, heartbeat: MINUTE, ids: true }
 }
 
 fn p(seq: u64) -> Position {
@@ -17,19 +17,20 @@ fn p(seq: u64) -> Position {
 struct Scene {
     feed: Feed,
     queue: Queue,
-    notes: mpsc::UnboundedReceiver<Note>,
+    notes: Notes,
+    metrics: Arc<Metrics>,
 }
 
 impl Scene {
     /// One topic or two, both begun at 5-0.
     fn new(terms: Terms, topics: usize) -> Self {
-        let (notes, heard) = mpsc::unbounded_channel();
+        let (notes, metrics) = (Notes::default(), Arc::<Metrics>::default());
         let names = [(1, Topic::from_static(b"a")), (2, Topic::from_static(b"b"))];
-        let (feed, queue) = queue(7, terms, names[..topics].to_vec(), notes);
+        let (feed, queue) = queue(7, terms, names[..topics].to_vec(), notes.clone(), metrics.clone());
         for slot in 0..topics {
             feed.start(slot, p(0), frames::event(Event::Start(Default::default()), Some(p(0))));
         }
-        let mut scene = Self { feed, queue, notes: heard };
+        let mut scene = Self { feed, queue, notes, metrics };
         for _ in 0..topics {
             assert!(matches!(scene.next(), Some(Ok(_))));
         }
@@ -124,6 +125,33 @@ async fn a_reader_of_several_topics_hears_where_all_of_them_go_on() {
 }
 
 #[tokio::test]
+async fn where_nobody_writes_it_a_frame_costs_no_token() {
+    let mut scene = Scene::new(Terms { ids: false, ..terms(Policy::Disconnect) }, 2);
+    scene.message(0, 4);
+    assert_eq!(scene.next().unwrap().unwrap().resume, None);
+    scene.feed.fail(Box::new(v1::Error::new(Reason::Draining, "")));
+    let error = scene.next().unwrap().unwrap_err();
+    assert!(error.metadata.contains_key("resume"), "the end says it all the same");
+}
+
+#[tokio::test]
+async fn slow_readers_and_what_they_lose_are_counted() {
+    let mut cut = Scene::new(terms(Policy::Disconnect), 1);
+    (1..=9).for_each(|seq| cut.message(0, seq));
+    assert_eq!((cut.metrics.slow.get(), cut.metrics.skipped.get()), (1, 0), "once, however long it goes on");
+    let mut dropping = Scene::new(terms(Policy::DropOldest), 1);
+    (1..=9).for_each(|seq| dropping.message(0, seq));
+    dropping.drain();
+    let gap = Gap { after: p(9), until: p(20), reason: gap::Reason::Trimmed };
+    dropping.feed.gap(0, gap, frames::event(frames::gap(1, gap, None, false), Some(p(20))));
+    let metrics = &dropping.metrics;
+    assert_eq!((metrics.slow.get(), metrics.skipped.get()), (0, 6));
+    let told = |reason| metrics.gaps.get_or_create(&crate::router::ByReason { reason }).get();
+    assert_eq!((told("SLOW"), told("TRIMMED"), told("REWOUND")), (1, 1, 0));
+    cut.drain();
+}
+
+#[tokio::test]
 async fn a_limit_ends_the_stream_exactly() {
     let mut scene = Scene::new(Terms { limit: 2, ..terms(Policy::Disconnect) }, 1);
     (1..=3).for_each(|seq| scene.message(0, seq));
@@ -149,12 +177,12 @@ async fn the_loop_hears_when_there_is_room_and_when_the_reader_goes() {
     (1..=3).for_each(|seq| scene.message(0, seq));
     assert!(!scene.feed.has_room(1) && !scene.feed.rested());
     assert!(scene.next().is_some());
-    assert!(scene.notes.try_recv().is_err(), "two of three are more than half");
+    assert_eq!(scene.notes.take(), [], "two of three are more than half");
     assert!(scene.next().is_some());
-    assert_eq!(scene.notes.try_recv(), Ok(Note::Drained(7)));
-    assert!(scene.next().is_some() && scene.notes.try_recv().is_err(), "said once");
+    assert_eq!(scene.notes.take(), [Note::Drained(7)]);
+    assert!(scene.next().is_some() && scene.notes.take().is_empty(), "said once");
     drop(scene.queue);
-    assert_eq!(scene.notes.try_recv(), Ok(Note::Left(7)));
+    assert_eq!(scene.notes.take(), [Note::Left(7)]);
 }
 
 #[tokio::test]

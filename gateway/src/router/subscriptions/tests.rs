@@ -15,7 +15,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// Subscriptions over a log in memory, whose orders are carried out at once.
 struct Scene {
     subscriptions: Subscriptions,
-    notes: mpsc::UnboundedReceiver<Note>,
+    notes: Notes,
     log: logs::Model,
     now: Instant,
     /// What the owner answers to a join.
@@ -44,10 +44,10 @@ impl Scene {
     fn with(edit: impl FnOnce(&mut config::Router)) -> Self {
         let mut config = config::Router { linger: LINGER, ..config::Router::default() };
         edit(&mut config);
-        let (notes, heard) = mpsc::unbounded_channel();
+        let notes = Notes::default();
         Self {
-            subscriptions: Subscriptions::new(config, notes),
-            notes: heard,
+            subscriptions: Subscriptions::new(config, notes.clone(), Arc::default()),
+            notes,
             log: logs::Model::default(),
             now: Instant::now(),
             join: Ok(()),
@@ -66,6 +66,7 @@ impl Scene {
                 policy: Policy::Disconnect,
                 limit: 0,
                 heartbeat: LINGER,
+                ids: true,
             },
             view: View::Text,
             filter: Filter::default(),
@@ -110,7 +111,7 @@ impl Scene {
     fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut orders = self.subscriptions.take();
-            while let Ok(note) = self.notes.try_recv() {
+            for note in self.notes.take() {
                 self.subscriptions.note(note, self.now);
             }
             orders.extend(self.subscriptions.take());
