@@ -219,8 +219,11 @@ impl EventLoop {
             _ => return,
         };
         let payload = Payload::encoded(bytes);
+        // Redis counts us among those who heard it before its answer has come through here: whoever
+        // waits for that answer gets it as well, or the sender would wait in vain.
+        let joining = place.waiting.iter().filter(|_| place.state == State::Joining).map(|(feed, _)| feed);
         let mut closed = false;
-        for feed in &place.feeds {
+        for feed in place.feeds.iter().chain(joining) {
             closed |= !feed.offer(Event::Frame(payload.clone()));
         }
         if closed {
@@ -388,4 +391,26 @@ async fn ask_for_all(client: &Client, channels: &[Str]) -> Result<(), Error> {
     }
     let ping = CustomCommand::new_static("PING", ClusterHash::FirstKey, false);
     client.custom::<Value, _>(ping, Vec::<Value>::new()).await.map(|_| ()).map_err(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fred::types::{Builder, MessageKind};
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn a_frame_that_comes_before_the_answer_to_its_listener_is_not_lost() {
+        let client = Builder::default_centralized().build().unwrap();
+        let (_listeners, mut this) = EventLoop::new(client, 4, 4, Metrics::default());
+        let (feed, mut subscription) = channel(4, || {});
+        let (done, mut answer) = oneshot::channel();
+        this.apply(Input::Ask(Ask::Join { channel: "c".into(), feed, done }));
+        let (channel, value) = (Str::from("c"), Value::String("x".into()));
+        let server = Server::new("127.0.0.1", 1);
+        this.apply(Input::Message(Message { channel, value, kind: MessageKind::SMessage, server }));
+        assert!(answer.try_recv().is_err(), "Redis has not answered");
+        let heard = subscription.recv().now_or_never().flatten();
+        assert!(matches!(heard, Some(Event::Frame(_))), "{heard:?}");
+    }
 }
