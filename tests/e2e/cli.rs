@@ -61,67 +61,70 @@ async fn done(mut command: Command) -> Outcome {
     Outcome { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
+/// What is run, its exit code, and what it says on standard output, or on standard error if it failed. `NOBODY`
+/// is an address at which nobody answers.
+const ROWS: &[(&[&str], i32, &str)] = &[
+    (&["--version"], 0, "plexus 0.1.0"),
+    (&["help"], 0, "Exit codes"),
+    (&["up", "--help"], 0, "Examples:"),
+    (&["nonsense"], 2, "nonsense"),
+    (&["pub", "demo"], 2, "MESSAGE"),
+    (&["pub", "demo", "hello"], 0, "LOGGED"),
+    (&["pub", "demo", "hello", "--json"], 0, "\"level\":\"LOGGED\""),
+    (&["pub", "demo", "hello", "--min-peers", "1", "--timeout", "1s"], 1, "NOT_ENOUGH_PEERS"),
+    (&["pub", "demo", "hello", "--level", "most"], 2, "most"),
+    (&["pub", "", "hello"], 2, "topic"),
+    (&["sub", "demo", "--after", "0", "--limit", "2"], 0, "hello"),
+    (&["sub", "demo", "--after", "0", "--limit", "1", "--json"], 0, "\"message\""),
+    (&["sub", "demo", "--after", "yesterday"], 2, "after"),
+    (&["topic", "ls"], 0, "demo"),
+    (&["topic", "show", "demo", "--json"], 0, "\"topic\":\"demo\""),
+    (&["topic", "log", "demo"], 0, "hello"),
+    (&["topic", "pin", "kept"], 0, "pinned"),
+    (&["topic", "unpin", "kept", "--json"], 0, "{}"),
+    (&["node", "create", "alpha"], 0, "alpha"),
+    (&["node", "create", "alpha"], 1, "NODE_EXISTS"),
+    (&["node", "create", "Alpha"], 2, "id"),
+    (&["node", "create", "beta", "--spec", "{"], 2, "NodeSpec"),
+    (&["node", "create", "beta", "--spec", "@/nowhere"], 2, "/nowhere"),
+    (&["node", "ls", "--json"], 0, "\"id\":\"alpha\""),
+    (&["node", "show", "alpha"], 0, "RUNNING"),
+    (&["node", "show", "nobody"], 3, "NODE_NOT_FOUND"),
+    (&["node", "show", "nobody", "--json"], 3, "\"reason\":\"NODE_NOT_FOUND\""),
+    (&["node", "id", "alpha"], 0, "peer id"),
+    (&["node", "id", "alpha", "--json"], 0, "\"peerId\""),
+    (&["node", "bootstrap", "ls", "--node", "alpha"], 0, "ADDRESS"),
+    (&["node", "stop", "alpha"], 0, "alpha"),
+    (&["node", "rm", "alpha"], 0, ""),
+    (&["node", "rm", "alpha"], 3, "NODE_NOT_FOUND"),
+    (&["peer", "ls"], 0, "PEER"),
+    (&["peer", "show", "x"], 2, "BAD_PEER_ID"),
+    (&["peer", "block", "203.0.113.0/24", "--json"], 0, "203.0.113.0/24"),
+    (&["peer", "blocks"], 0, "203.0.113.0/24"),
+    (&["peer", "unblock", "203.0.113.0/24"], 0, ""),
+    (&["node", "ls", "--url", "NOBODY"], 4, "no gateway answers"),
+    (&["node", "ls", "--url", "NOBODY", "--json"], 4, "{\"message\":"),
+    (&["node", "ls", "--url", "https://plexus.example"], 2, "TLS"),
+    (&["node", "ls", "--url", "localhost:8080"], 2, "http://"),
+    (&["node", "ls", "--url", "NOBODY", "--context", "x"], 2, "cannot be used with"),
+    (&["node", "ls", "--context", "x"], 3, "no context"),
+    (&["node", "ls", "--timeout", "soon"], 2, "timeout"),
+    (&["config", "check"], 0, "ok"),
+    (&["config", "check", "--json"], 0, "{\"ok\":true}"),
+    (&["config", "check", "--role", "worker"], 1, "bus.url"),
+    (&["config", "check", "/nowhere.toml"], 1, "/nowhere.toml"),
+    (&["config", "print", "--json"], 0, "\"log\":"),
+    (&["worker", "--bus", "memory:"], 1, "bus.url"),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_exit_code_is_the_documented_one() {
     let up = Plexus::start("up", "memory:", &[]).await;
     let user = User::new("codes", format!("http://{}", up.address));
     let nobody = format!("http://127.0.0.1:{}", free_port());
-    // What is run, its exit code, and what it says on standard output, or on standard error if it failed.
-    let rows: &[(&[&str], i32, &str)] = &[
-        (&["--version"], 0, "plexus 0.1.0"),
-        (&["help"], 0, "Exit codes"),
-        (&["up", "--help"], 0, "Examples:"),
-        (&["nonsense"], 2, "nonsense"),
-        (&["pub", "demo"], 2, "MESSAGE"),
-        (&["pub", "demo", "hello"], 0, "LOGGED"),
-        (&["pub", "demo", "hello", "--json"], 0, "\"level\":\"LOGGED\""),
-        (&["pub", "demo", "hello", "--min-peers", "1", "--timeout", "1s"], 1, "NOT_ENOUGH_PEERS"),
-        (&["pub", "demo", "hello", "--level", "most"], 2, "most"),
-        (&["pub", "", "hello"], 2, "topic"),
-        (&["sub", "demo", "--after", "0", "--limit", "2"], 0, "hello"),
-        (&["sub", "demo", "--after", "0", "--limit", "1", "--json"], 0, "\"message\""),
-        (&["sub", "demo", "--after", "yesterday"], 2, "after"),
-        (&["topic", "ls"], 0, "demo"),
-        (&["topic", "show", "demo", "--json"], 0, "\"topic\":\"demo\""),
-        (&["topic", "log", "demo"], 0, "hello"),
-        (&["topic", "pin", "kept"], 0, "pinned"),
-        (&["topic", "unpin", "kept", "--json"], 0, "{}"),
-        (&["node", "create", "alpha"], 0, "alpha"),
-        (&["node", "create", "alpha"], 1, "NODE_EXISTS"),
-        (&["node", "create", "Alpha"], 2, "id"),
-        (&["node", "create", "beta", "--spec", "{"], 2, "NodeSpec"),
-        (&["node", "create", "beta", "--spec", "@/nowhere"], 2, "/nowhere"),
-        (&["node", "ls", "--json"], 0, "\"id\":\"alpha\""),
-        (&["node", "show", "alpha"], 0, "RUNNING"),
-        (&["node", "show", "nobody"], 3, "NODE_NOT_FOUND"),
-        (&["node", "show", "nobody", "--json"], 3, "\"reason\":\"NODE_NOT_FOUND\""),
-        (&["node", "id", "alpha"], 0, "peer id"),
-        (&["node", "id", "alpha", "--json"], 0, "\"peerId\""),
-        (&["node", "bootstrap", "ls", "--node", "alpha"], 0, "ADDRESS"),
-        (&["node", "stop", "alpha"], 0, "alpha"),
-        (&["node", "rm", "alpha"], 0, ""),
-        (&["node", "rm", "alpha"], 3, "NODE_NOT_FOUND"),
-        (&["peer", "ls"], 0, "PEER"),
-        (&["peer", "show", "x"], 2, "BAD_PEER_ID"),
-        (&["peer", "block", "203.0.113.0/24", "--json"], 0, "203.0.113.0/24"),
-        (&["peer", "blocks"], 0, "203.0.113.0/24"),
-        (&["peer", "unblock", "203.0.113.0/24"], 0, ""),
-        (&["node", "ls", "--url", &nobody], 4, "no gateway answers"),
-        (&["node", "ls", "--url", &nobody, "--json"], 4, "{\"message\":"),
-        (&["node", "ls", "--url", "https://plexus.example"], 2, "TLS"),
-        (&["node", "ls", "--url", "localhost:8080"], 2, "http://"),
-        (&["node", "ls", "--url", &nobody, "--context", "x"], 2, "cannot be used with"),
-        (&["node", "ls", "--context", "x"], 3, "no context"),
-        (&["node", "ls", "--timeout", "soon"], 2, "timeout"),
-        (&["config", "check"], 0, "ok"),
-        (&["config", "check", "--json"], 0, "{\"ok\":true}"),
-        (&["config", "check", "--role", "worker"], 1, "bus.url"),
-        (&["config", "check", "/nowhere.toml"], 1, "/nowhere.toml"),
-        (&["config", "print", "--json"], 0, "\"log\":"),
-        (&["worker", "--bus", "memory:"], 1, "bus.url"),
-    ];
-    for (args, code, says) in rows {
-        let outcome = user.run(args).await;
+    for (args, code, says) in ROWS {
+        let args: Vec<_> = args.iter().map(|a| if *a == "NOBODY" { nobody.as_str() } else { a }).collect();
+        let outcome = user.run(&args).await;
         let Outcome { out, err, .. } = &outcome;
         assert_eq!(outcome.code, *code, "{args:?}: {out}{err}");
         let said = if *code == 0 { out } else { err };
