@@ -1,5 +1,5 @@
-//! Whether loops turn, for liveness probes. A loop beats when it wakes, and each of ours wakes at least
-//! once a second whatever the bus does; a handle tells how long ago that was. It goes by the clock that
+//! Whether loops turn, for liveness probes. A loop beats when it wakes, and each of ours wakes every
+//! few seconds at least, whatever the bus does; a handle tells how long ago that was. It goes by the clock that
 //! stands still while the machine is suspended, so that nobody is restarted for having slept.
 
 use std::{

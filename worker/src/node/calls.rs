@@ -401,6 +401,11 @@ impl Calls {
         self.sending = false;
     }
 
+    /// Tells whether no call is open.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Tells whether everything was sent.
     pub(crate) fn is_flushed(&self) -> bool {
         !self.sending && self.queue.is_empty()

@@ -36,8 +36,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Between two ticks of a node at rest.
+/// Between two ticks.
 const TICK: Duration = Duration::from_secs(1);
+/// The same of a node at rest, whose ticks are most of what it costs.
+const TICK_AT_REST: Duration = Duration::from_secs(3);
 /// The soonest that the loop wakes itself again.
 const SOON: Duration = Duration::from_millis(2);
 /// Commands taken in one wake.
@@ -157,8 +159,9 @@ enum Input {
 }
 
 impl EventLoop {
-    /// Makes a node; nothing happens before [`EventLoop::run`].
-    pub fn new(start: Start) -> Self {
+    /// Makes a node; nothing happens before [`EventLoop::run`]. Boxed, as a future holds what it is given
+    /// twice.
+    pub fn new(start: Start) -> Box<Self> {
         let now = Now::read();
         let limits = &start.config.node;
         let store = start.store.borrow().clone();
@@ -166,7 +169,7 @@ impl EventLoop {
         let last_era = store.map(|store| store.era);
         let mut following = Following::new(limits.clone());
         following.set_record(&start.record);
-        let mut node = Self {
+        let mut node = Box::new(Self {
             status: Status::new(&start.state, now),
             author: start.key.public().to_peer_id().to_bytes().into(),
             swarm: Leased::new(start.deadline, start.metrics.libp2p.clone()),
@@ -216,7 +219,7 @@ impl EventLoop {
             changed: start.changed,
             notes: start.notes,
             pulse: start.pulse,
-        };
+        });
         // Known and wanted logs are opened by the carrier; with the pins these are all.
         node.apply_policies();
         node.open_kept(now);
@@ -224,7 +227,7 @@ impl EventLoop {
     }
 
     /// Opens the logs, builds the swarm, and serves until it ends.
-    pub async fn run(mut self, stop: CancellationToken) -> Ended {
+    pub async fn run(mut self: Box<Self>, stop: CancellationToken) -> Ended {
         loop {
             if let Some(ended) = self.ended.take() {
                 return self.close(ended).await;
@@ -251,7 +254,8 @@ impl EventLoop {
     }
 
     fn set_clock(&mut self) {
-        let mut until = self.ticked.after(TICK).min(self.swarm.deadline());
+        let tick = if self.at_rest() { TICK_AT_REST } else { TICK };
+        let mut until = self.ticked.after(tick).min(self.swarm.deadline());
         let more = [self.log.wake(), self.publishes.wake(), self.peers.wake(), self.unmute_at()];
         // What is due and still waits for a task must not keep the loop spinning.
         let soon = self.now.moment.after(SOON);
@@ -264,6 +268,17 @@ impl EventLoop {
         if self.clock.is_elapsed() || at < is || at.duration_since(is) > TICK {
             self.clock.as_mut().reset(at);
         }
+    }
+
+    /// Tells whether nothing is under way that a tick would move on: no call, no reader, nobody to find.
+    fn at_rest(&self) -> bool {
+        self.running
+            && self.draining.is_none()
+            && self.unsaid.is_empty()
+            && self.commands.is_some()
+            && self.calls.is_quiet()
+            && !self.peers.searches()
+            && self.following.gateways().is_empty()
     }
 
     fn unmute_at(&self) -> Option<Moment> {
@@ -490,7 +505,7 @@ mod tests {
     use super::*;
     use plexus_bus::Grant;
 
-    async fn node(deadline: Moment) -> EventLoop {
+    async fn node(deadline: Moment) -> Box<EventLoop> {
         let (_, deadline) = watch::channel(deadline);
         let (_, store) = watch::channel(Some(Store { era: "one".into(), replicated: false }));
         let (_, changed) = watch::channel(1);

@@ -48,6 +48,11 @@ impl Bootstrap {
         this
     }
 
+    /// Tells whether there is nobody to dial.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Takes the addresses of a spec; answers the new ones. Those that stay keep their record.
     pub(super) fn set(&mut self, spec: &v1::NodeSpec) -> Vec<(PeerId, Multiaddr)> {
         self.outgoing = spec.dial.as_ref().and_then(|dial| dial.outgoing).unwrap_or(true);

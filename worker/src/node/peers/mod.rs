@@ -238,6 +238,11 @@ impl Peers {
         self.waiting.iter().map(Waiting::wake).min()
     }
 
+    /// Tells whether it is alone and has bootstrap peers to dial.
+    pub(crate) fn searches(&self) -> bool {
+        !self.bootstrap.is_empty() && !self.book.connected()
+    }
+
     /// Forgets a call: its caller is gone.
     pub(crate) fn cancel(&mut self, call: CallId) {
         self.waiting.retain(|waiting| waiting.call != call);
