@@ -16,6 +16,7 @@ use std::{
     collections::{HashMap, VecDeque},
     time::SystemTime,
 };
+use tracing::Span;
 
 /// Answers handed to the carrier in one go.
 const BATCH: usize = 64;
@@ -183,6 +184,8 @@ struct Open {
     outputs: VecDeque<(Payload, usize)>,
     /// The end of a stream whose outputs still wait.
     end: Option<Answer>,
+    /// Lasts until the call is answered.
+    span: Span,
 }
 
 impl Calls {
@@ -286,6 +289,13 @@ impl Calls {
             }
         }
         Incoming::Nothing
+    }
+
+    /// Lets the span of a call last until it is answered.
+    pub(crate) fn follow(&mut self, id: CallId, span: Span) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.span = span;
+        }
     }
 
     /// Answers a call; for a stream, ends it. Without effect where nobody waits any more.
@@ -424,6 +434,7 @@ impl Open {
             credit: i64::from(call.credit),
             outputs: VecDeque::new(),
             end: None,
+            span: Span::none(),
         }
     }
 }

@@ -37,9 +37,10 @@ impl EventLoop {
             Incoming::Run(call, mut asked, request) => {
                 self.metrics.commands.inc();
                 let span =
-                    tracing::info_span!("node.command", node = %self.name, %call, what = request.name());
+                    tracing::debug_span!("node.command", node = %self.name, %call, what = request.name());
                 let trace = Trace::new(&asked.traceparent, &asked.tracestate).enter(&span);
                 asked.traceparent = trace.parent;
+                self.calls.follow(call, span.clone());
                 let _in = span.entered();
                 match *request {
                     Request::Publish(request) => self.publish(call, *asked, *request, now),
