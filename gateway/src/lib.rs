@@ -20,6 +20,7 @@ use metrics::Metrics;
 use plexus_bus::Bus;
 use pulse::Pulse;
 use router::Router;
+use service::watch::Watching;
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,8 @@ pub struct Gateway {
     edge: Edge,
     /// Who waits for answers and messages.
     waiting: router::EventLoop,
+    /// What is known of nodes for those who watch.
+    watching: service::watch::EventLoop,
     metrics: Metrics,
     pulse: Pulse,
 }
@@ -58,13 +61,14 @@ impl Gateway {
         config.check()?;
         let metrics = Metrics::default();
         let healthy = bus.clone();
+        let (handle, watching) = Watching::new(bus.clone(), config.router.queue);
         let (router, waiting) = Router::new(bus, config.router.clone(), metrics.router.clone());
-        let (routes, services) = service::routes(router, &config.limits);
+        let (routes, services) = service::routes(router, handle, &config.limits);
         let healthy = Arc::new(move || healthy.healthy());
         let served = Served { routes, services, descriptors: Vec::new(), healthy };
         let edge = Edge::bind(&config, served, metrics.clone()).await?;
-        let pulse = Pulse::new([edge.beat(), waiting.beat()]);
-        Ok(Self { edge, waiting, metrics, pulse })
+        let pulse = Pulse::new([edge.beat(), waiting.beat(), watching.beat()]);
+        Ok(Self { edge, waiting, watching, metrics, pulse })
     }
 
     /// Says where it listens.
@@ -89,6 +93,6 @@ impl Gateway {
             self.edge.run(stop).await;
             idle.cancel();
         };
-        tokio::join!(serve, self.waiting.run(idle.clone()));
+        tokio::join!(serve, self.waiting.run(idle.clone()), self.watching.run(idle.clone()));
     }
 }

@@ -30,6 +30,7 @@ pub use event_loop::EventLoop;
 pub(crate) use jobs::{ends, page, read, standing};
 pub use metrics::{ByBound, ByReason, Metrics};
 pub(crate) use pending::{Standing, unavailable};
+pub(crate) use subscriptions::draining;
 
 use crate::{config, frame::Frames};
 use call::{Command, Guard, Outputs};

@@ -15,7 +15,7 @@ mod reading;
 mod records;
 mod status;
 mod topics;
-mod watch;
+pub(crate) mod watch;
 
 use crate::{
     caller::{Caller, Deadline},
@@ -37,6 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tonic::{Request, Response, Status, codec::CompressionEncoding, server::NamedService, service::Routes};
+use watch::Watching;
 
 /// The node that paths without a node mean; it is made on first use.
 const DEFAULT: &str = "default";
@@ -48,12 +49,17 @@ const MARGIN: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct Service {
     router: Router,
+    watching: Watching,
     limits: Arc<config::Limits>,
 }
 
 /// Makes the services, and tells their names.
-pub fn routes(router: Router, limits: &config::Limits) -> (Routes, Vec<&'static str>) {
-    let service = Service { router, limits: Arc::new(limits.clone()) };
+pub(crate) fn routes(
+    router: Router,
+    watching: Watching,
+    limits: &config::Limits,
+) -> (Routes, Vec<&'static str>) {
+    let service = Service { router, watching, limits: Arc::new(limits.clone()) };
     let size = limits.message_bytes_max;
     // The generated servers share no trait that could say this once.
     macro_rules! served {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{error, router::Failure};
 use futures::{StreamExt, stream, stream::BoxStream};
-use plexus_bus::{Frame, NodeName, Payload};
+use plexus_bus::{Bus, Frame, NodeName, Payload};
 use plexus_proto::{bus::NodeRecord, bus::NodeState, reason::Reason, spec, text, v1};
 use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
@@ -96,7 +96,7 @@ impl v1::node_service_server::NodeService for Service {
         request: Request<v1::WatchNodesRequest>,
     ) -> Result<Response<Self::WatchNodesStream>, Status> {
         let context = self.open_context(&request);
-        let watch = watch::begin(self.clone(), context, request.into_inner()).await;
+        let watch = watch::begin(&self.watching, context, request.into_inner()).await;
         let told = |next: Result<_, Failure>| next.map_err(|failure| error::status(&failure));
         respond(watch.map(|watch| watch.map(told).boxed()))
     }
@@ -195,12 +195,7 @@ impl Service {
 
     /// Reads a node as it is.
     pub(super) async fn look(&self, node: &NodeName) -> Result<Option<v1::Node>, Failure> {
-        let bus = self.router.bus();
-        let (kept, owner) = tokio::try_join!(bus.get_state(node), bus.owner(node)).map_err(unavailable)?;
-        let (Some(record), written) = kept else { return Ok(None) };
-        let record: NodeRecord = super::open(Payload::encoded(record.data))?;
-        let written = written.and_then(|w| NodeState::from_bytes(w).ok());
-        Ok(Some(status::node(record, written, owner.as_ref())))
+        look(self.router.bus(), node).await
     }
 
     async fn answer(&self, node: &NodeName, held: Held) -> Result<v1::Node, Failure> {
@@ -228,7 +223,7 @@ impl Service {
                 && (request.worker.is_empty() || status.is_some_and(|s| s.worker == request.worker))
                 && has_labels(node, &request.labels)
         };
-        let mut names = self.names(&context.caller.namespace).await?;
+        let mut names = names(self.router.bus(), &context.caller.namespace).await?;
         names.retain(|n| {
             n.node().starts_with(&request.prefix)
                 && page.after.as_deref().is_none_or(|after| n.node() > after)
@@ -245,15 +240,6 @@ impl Service {
             nodes.push(node);
         }
         Ok(v1::ListNodesResponse { nodes, next_page_token: String::new() })
-    }
-
-    /// The nodes of a namespace, by id.
-    pub(super) async fn names(&self, namespace: &str) -> Result<Vec<NodeName>, Failure> {
-        let owners = self.router.bus().owners().await.map_err(unavailable)?;
-        let mut names: Vec<_> =
-            owners.into_iter().map(|(name, _)| name).filter(|n| n.namespace() == namespace).collect();
-        names.sort();
-        Ok(names)
     }
 
     async fn update(&self, context: &Context, request: &v1::UpdateNodeRequest) -> Result<v1::Node, Failure> {
@@ -385,6 +371,24 @@ impl Service {
         let request = v1::ListBootstrapRequest { node: node.node().to_owned() };
         self.ask(context, node, Call::new("plexus.v1.NodeService/ListBootstrap", request)).await
     }
+}
+
+/// Reads a node as it is.
+pub(super) async fn look(bus: &Bus, node: &NodeName) -> Result<Option<v1::Node>, Failure> {
+    let (kept, owner) = tokio::try_join!(bus.get_state(node), bus.owner(node)).map_err(unavailable)?;
+    let (Some(record), written) = kept else { return Ok(None) };
+    let record: NodeRecord = super::open(Payload::encoded(record.data))?;
+    let written = written.and_then(|w| NodeState::from_bytes(w).ok());
+    Ok(Some(status::node(record, written, owner.as_ref())))
+}
+
+/// The nodes of a namespace, by id.
+pub(super) async fn names(bus: &Bus, namespace: &str) -> Result<Vec<NodeName>, Failure> {
+    let owners = bus.owners().await.map_err(unavailable)?;
+    let mut names: Vec<_> =
+        owners.into_iter().map(|(name, _)| name).filter(|n| n.namespace() == namespace).collect();
+    names.sort();
+    Ok(names)
 }
 
 fn entry(address: String) -> v1::bootstrap_list::Entry {

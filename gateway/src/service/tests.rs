@@ -62,7 +62,9 @@ impl World {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(event_loop.run(stop.clone()));
-        let service = Service { router, limits: Arc::default() };
+        let (watching, watch_loop) = Watching::new(bus.clone(), 16);
+        tasks.spawn(watch_loop.run(stop.clone()));
+        let service = Service { router, watching, limits: Arc::default() };
         Self { bus, service, tasks, stop, workers: 0 }
     }
 
