@@ -62,9 +62,20 @@ async fn produce(client: Http, name: &'static str, count: usize, every: Duration
         // A key makes the repeat safe: it answers the first position if that was logged.
         let receipt = eventually(PATIENCE, || async { client.post(PATH, &body).await?.ok() }).await;
         receipts.push((text, receipt["position"].as_str().unwrap().to_owned()));
-        tokio::time::sleep_until(next.into()).await;
+        tokio::time::sleep_until(next.into()).await; // paces the load
     }
     receipts
+}
+
+/// Waits until so many messages are logged: the load is well under way.
+async fn logged(client: &Http, messages: u64) {
+    eventually(PATIENCE, || async {
+        let topic = client.get("/v1/nodes/alpha/topics/demo").await?.ok()?;
+        let retained: u64 = topic["retainedMessages"].as_str().unwrap_or("0").parse()?;
+        anyhow::ensure!(retained >= messages, "{retained} of {messages}");
+        Ok(())
+    })
+    .await;
 }
 
 /// Reads on, over any gateway, until `count` messages came; gives positions and texts in order.
@@ -80,7 +91,7 @@ async fn read(gateways: Vec<Http>, count: usize) -> Vec<(String, String)> {
         let stream = gateways[at % gateways.len()].events(&path, last.as_deref()).await;
         at += 1;
         let Ok(mut stream) = stream else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await; // as a client does before it comes again
             continue;
         };
         while got.len() < count {
@@ -138,7 +149,7 @@ async fn a_worker_killed_under_load_loses_nothing_and_its_node_keeps_its_peer_id
         let order = if turn == 0 { gateways.clone() } else { vec![gateways[turn % 2].clone()] };
         readers.spawn(read(order, 2 * COUNT));
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    logged(&gateways[1], 400).await;
     let owner = fleet.owner().await;
     fleet.workers.remove(&owner).unwrap().kill();
     let killed = Instant::now();
@@ -168,7 +179,7 @@ async fn a_reader_resumes_on_another_gateway_without_a_gap() {
     producer.spawn(produce(gateways[1].clone(), "a", COUNT, Duration::from_millis(5)));
     let mut reader = JoinSet::new();
     reader.spawn(read(gateways.clone(), COUNT));
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    logged(&gateways[1], 100).await;
     fleet.gateways.remove(0).kill();
     let receipts = producer.join_all().await;
     for got in reader.join_all().await {
@@ -187,7 +198,7 @@ async fn a_worker_that_is_told_to_stop_hands_its_node_over() {
     producer.spawn(produce(gateways[0].clone(), "a", COUNT, Duration::from_millis(10)));
     let mut reader = JoinSet::new();
     reader.spawn(read(vec![gateways[1].clone()], COUNT));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    logged(&gateways[1], 100).await;
     let owner = fleet.owner().await;
     let worker = fleet.workers.remove(&owner).unwrap();
     let started = Instant::now();

@@ -235,7 +235,7 @@ async fn a_slow_reader_is_bounded_and_told_and_the_others_do_not_notice() {
     let (during, began, rest) = (load.count(), Instant::now(), resident(pid));
     let mut most = rest;
     while began.elapsed() < Duration::from_secs(seconds) || load.count() < during + PASS {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // between looks, while the readers stand still
         most = most.max(resident(pid));
         assert!(publisher.try_join_next().is_none(), "the load goes on");
     }

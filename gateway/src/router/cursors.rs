@@ -3,7 +3,7 @@
 
 use super::{
     Failure, frames,
-    reader::{Place, Told},
+    place::{Place, Told},
     subscriptions::{Cursor, Order, READS_MAX, RETRY, Subscriptions},
     topic::{Attached, Resuming, Topic},
 };

@@ -1,7 +1,7 @@
 //! Events of a subscription as shared frames, and which messages a reader wants. A message is encoded
 //! once per topic and view, whoever reads it.
 
-use super::reader::Gap;
+use super::place::Gap;
 use crate::frame::Frame;
 use plexus_bus::Position;
 use plexus_proto::{
@@ -52,7 +52,7 @@ pub(crate) fn origin_of(message: &LogMessage) -> Origin {
 
 /// Messages of an entry with their sequences.
 pub(crate) fn numbered(entry: &LogEntry) -> impl DoubleEndedIterator<Item = (u64, &LogMessage)> {
-    let before = super::reader::before(entry).seq;
+    let before = super::place::before(entry).seq;
     entry.messages.iter().enumerate().map(move |(i, message)| (before + 1 + i as u64, message))
 }
 
@@ -136,7 +136,7 @@ impl<'a> Sheet<'a> {
         let (t, entry) = (self.t, self.entry);
         frames[i]
             .get_or_insert_with(|| {
-                let at = Position::new(entry.epoch, super::reader::before(entry).seq + 1 + i as u64);
+                let at = Position::new(entry.epoch, super::place::before(entry).seq + 1 + i as u64);
                 let message = v1::Message { t, ..message(at, &entry.messages[i], view) };
                 event(Event::Message(message), Some(at))
             })

@@ -3,7 +3,7 @@
 use super::{
     Failure,
     pending::{Standing, unavailable},
-    reader::{self, Edge, Found, Place},
+    place::{self, Edge, Found, Place},
     topic::Facts,
 };
 use plexus_bus::{
@@ -122,11 +122,11 @@ pub(crate) async fn ends(bus: &Bus, node: &NodeName, topic: &Topic) -> Result<Fa
     )?;
     let top = extent.map(|e| e.top);
     let oldest = first.iter().find(|e| !e.messages.is_empty()).map(|e| {
-        let before = reader::before(e);
+        let before = place::before(e);
         Position::new(before.epoch, before.seq + 1)
     });
-    let nonce = last.first().filter(|e| Some(reader::id_of(e)) == top).map_or(0, |e| e.nonce);
-    Ok(Facts { start: first.first().map(|e| reader::before(e)), oldest, top, nonce })
+    let nonce = last.first().filter(|e| Some(place::id_of(e)) == top).map_or(0, |e| e.nonce);
+    Ok(Facts { start: first.first().map(|e| place::before(e)), oldest, top, nonce })
 }
 
 /// Reads a page from a place on, and the edge of the log where the page does not say enough.
@@ -150,9 +150,9 @@ pub(crate) async fn page(
             read(bus, node, topic, last(Some(place.at))),
         )?;
         let edge = Edge {
-            start: first.first().map(|e| reader::before(e)),
+            start: first.first().map(|e| place::before(e)),
             top: extent.map(|e| e.top),
-            before: before.first().map(|e| (reader::id_of(e), e.nonce)),
+            before: before.first().map(|e| (place::id_of(e), e.nonce)),
         };
         Ok(Found { entries, full, edge: Some(edge) })
     };

@@ -2,7 +2,7 @@
 //! that services hold; its [`EventLoop`] is the sole owner of what waits. It talks to the bus only,
 //! and never looks into a request.
 //!
-//! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's place in its log (P20–P22),
+//! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's [`place`] in its log (P20–P22),
 //! [`topic`] the readers that move with it, [`cursors`] how they come to, [`subscriptions`] all of them
 //! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`frames`] and [`resume`] the words it hears. All
 //! of these are pure. [`heard`] is what the loop listens to, [`notes`] what those who wait tell it, [`orders`]
@@ -19,6 +19,7 @@ mod metrics;
 mod notes;
 mod orders;
 mod pending;
+pub(crate) mod place;
 pub(crate) mod queue;
 pub(crate) mod reader;
 pub(crate) mod resume;

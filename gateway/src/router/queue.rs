@@ -5,7 +5,7 @@
 use super::{
     Failure, Metrics, frames,
     notes::{Note, Notes},
-    reader::Gap,
+    place::Gap,
     resume,
 };
 use crate::frame::{Delivery, Frame};

@@ -5,8 +5,9 @@ use super::{
     Failure, Metrics,
     frames::Filter,
     notes::{Note, Notes},
+    place::{Found, Place, Told, Walked},
     queue::{self, Feed, Queue, Terms},
-    reader::{Ask, Found, Place, Told, Walked},
+    reader::Ask,
     topic::{Facts, Phase, Resuming, Topic},
 };
 use crate::config;

@@ -3,8 +3,9 @@
 
 use super::{
     frames::{self, Filter, Sheet},
+    place::{self, Gap, Place, Told},
     queue::Feed,
-    reader::{self, Gap, Place, Reader, Told},
+    reader::Reader,
 };
 use plexus_bus::{NodeName, Position};
 use plexus_proto::{
@@ -213,7 +214,7 @@ impl Attached {
 
 /// What the owner had to drop before an entry, for readers that have not seen part of it.
 pub(crate) fn dropped(entry: &LogEntry, after: u64) -> Option<(Gap, u64)> {
-    let before = reader::before(entry);
+    let before = place::before(entry);
     let told = entry.dropped > 0 && after <= before.seq;
     told.then_some((Gap { after: before, until: before, reason: Reason::Unkept }, entry.dropped))
 }

@@ -3,7 +3,7 @@
 use super::{Context, Service, not_found, page::Page, read_topic, reading::read_after, unavailable, wrong};
 use crate::router::{
     self, Failure, Standing, frames,
-    reader::{Gap, Place, Told},
+    place::{Gap, Place, Told},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -162,7 +162,7 @@ impl Service {
                     }
                 }
             }
-            let Some(end) = entries.last().filter(|_| full).map(|e| router::reader::id_of(e)) else {
+            let Some(end) = entries.last().filter(|_| full).map(|e| router::place::id_of(e)) else {
                 return Ok((messages, None));
             };
             if wanted.newest_first {
@@ -178,8 +178,8 @@ impl Service {
     async fn holder(&self, node: &NodeName, topic: &Topic, at: Position) -> Result<Position, Failure> {
         let range = Range { from: at, until: None, limit: 1, newest_first: false };
         let entries = router::read(self.router.bus(), node, topic, range).await.map_err(unavailable)?;
-        let holds = entries.first().filter(|e| router::reader::before(e) < at);
-        Ok(holds.map_or(at, |e| router::reader::id_of(e)))
+        let holds = entries.first().filter(|e| router::place::before(e) < at);
+        Ok(holds.map_or(at, |e| router::place::id_of(e)))
     }
 }
 

@@ -639,51 +639,62 @@ async fn blocks_are_kept_in_the_record_in_one_spelling() {
     assert_eq!(world.record("n").await.blocks.len(), 1);
 }
 
-#[tokio::test]
-async fn history_is_read_by_range_order_and_page() {
-    let mut world = World::new();
+/// Logs seven messages in entries of one, three, two and one, so that bounds fall between and inside them;
+/// answers their epoch.
+async fn seven_messages(world: &mut World) -> u64 {
     world.node("n").await;
     world.owner("n").await;
     let mut epoch = 0;
-    // Entries of one, three and two messages: bounds fall between and inside them.
     for words in ["m1", "m2 m3 m4", "m5 m6", "m7"] {
         let receipt = world.publish("n", "demo", words).await.unwrap();
         epoch = receipt.position.parse::<Position>().unwrap().epoch;
     }
-    let world = &world;
-    let list = |edit: &dyn Fn(&mut v1::ListMessagesRequest)| {
-        let mut request = v1::ListMessagesRequest {
-            node: "n".into(),
-            topic: "demo".into(),
-            view: View::Text.into(),
-            ..Default::default()
-        };
-        edit(&mut request);
-        async move { world.service.list_messages(Request::new(request)).await.map(Response::into_inner) }
+    epoch
+}
+
+async fn list(
+    world: &World,
+    edit: impl FnOnce(&mut v1::ListMessagesRequest),
+) -> Result<v1::ListMessagesResponse, Status> {
+    let mut request = v1::ListMessagesRequest {
+        node: "n".into(),
+        topic: "demo".into(),
+        view: v1::View::Text.into(),
+        ..Default::default()
     };
-    use plexus_proto::v1::{Order, View};
-    let words = |page: &v1::ListMessagesResponse| {
-        let word = |m: &v1::Message| match &m.payload {
-            Some(v1::message::Payload::Text(text)) => text.clone(),
-            other => panic!("{other:?}"),
-        };
-        page.messages.iter().map(word).collect::<Vec<_>>().join(" ")
+    edit(&mut request);
+    world.service.list_messages(Request::new(request)).await.map(Response::into_inner)
+}
+
+fn words(page: &v1::ListMessagesResponse) -> String {
+    let word = |m: &v1::Message| match &m.payload {
+        Some(v1::message::Payload::Text(text)) => text.clone(),
+        other => panic!("{other:?}"),
     };
+    page.messages.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn history_is_read_by_range_order_and_page() {
+    use v1::Order;
+    let mut world = World::new();
+    let epoch = seven_messages(&mut world).await;
     let at = |seq: u64| format!("{epoch}-{seq}");
-    let all = list(&|_| {}).await.unwrap();
+    let all = list(&world, |_| {}).await.unwrap();
     assert_eq!(words(&all), "m1 m2 m3 m4 m5 m6 m7");
     assert_eq!((all.position.as_str(), all.gap.is_none()), (at(7).as_str(), true));
     assert_eq!(all.messages[0].topic, "demo");
     for after in 0..=7_u64 {
         for until in after..=7 {
             for order in [Order::OldestFirst, Order::NewestFirst] {
-                let page = list(&|r| (r.after, r.until, r.order) = (at(after), at(until), order.into()))
-                    .await
-                    .unwrap();
+                let range = |r: &mut v1::ListMessagesRequest| {
+                    (r.after, r.until, r.order) = (at(after), at(until), order.into());
+                };
                 let mut expected: Vec<_> = (after + 1..=until).map(|n| format!("m{n}")).collect();
                 if order == Order::NewestFirst {
                     expected.reverse();
                 }
+                let page = list(&world, range).await.unwrap();
                 assert_eq!(words(&page), expected.join(" "), "{after} {until} {order:?}");
             }
         }
@@ -693,10 +704,10 @@ async fn history_is_read_by_range_order_and_page() {
     {
         let (mut token, mut pages) = (String::new(), Vec::new());
         loop {
-            let (order, page_token) = (order.into(), token.clone());
-            let page = list(&|r| (r.order, r.page_size, r.page_token) = (order, 2, page_token.clone()))
-                .await
-                .unwrap();
+            let next = |r: &mut v1::ListMessagesRequest| {
+                (r.order, r.page_size, r.page_token) = (order.into(), 2, token.clone());
+            };
+            let page = list(&world, next).await.unwrap();
             pages.push(words(&page));
             token = page.next_page_token;
             if token.is_empty() {
@@ -705,22 +716,29 @@ async fn history_is_read_by_range_order_and_page() {
         }
         assert_eq!(pages.join("|"), expected);
     }
+}
+
+#[tokio::test]
+async fn history_says_what_is_missing_and_refuses_what_is_not_there() {
+    let mut world = World::new();
+    let epoch = seven_messages(&mut world).await;
+    let at = |seq: u64| format!("{epoch}-{seq}");
     let id = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, "m6");
-    assert_eq!(words(&list(&|r| r.ids = vec![id.clone()]).await.unwrap()), "m6");
-    assert_eq!(words(&list(&|r| r.after = "$".into()).await.unwrap()), "");
-    assert_eq!(reason(list(&|r| r.after = "x".into()).await), "BAD_POSITION");
-    assert_eq!(reason(list(&|r| r.topic = "none".into()).await), "TOPIC_NOT_FOUND");
-    assert_eq!(reason(list(&|r| r.node = "gone".into()).await), "NODE_NOT_FOUND");
-    let later =
-        list(&|r| r.since = Some(prost_types::Timestamp { seconds: 1 << 33, nanos: 0 })).await.unwrap();
-    assert!(later.messages.is_empty());
+    assert_eq!(words(&list(&world, |r| r.ids = vec![id.clone()]).await.unwrap()), "m6");
+    assert_eq!(words(&list(&world, |r| r.after = "$".into()).await.unwrap()), "");
+    assert_eq!(reason(list(&world, |r| r.after = "x".into()).await), "BAD_POSITION");
+    assert_eq!(reason(list(&world, |r| r.topic = "none".into()).await), "TOPIC_NOT_FOUND");
+    assert_eq!(reason(list(&world, |r| r.node = "gone".into()).await), "NODE_NOT_FOUND");
+    let since = Some(prost_types::Timestamp { seconds: 1 << 33, nanos: 0 });
+    assert!(list(&world, |r| r.since = since).await.unwrap().messages.is_empty());
     // Trimmed: what is missing is said, or refused where that was asked.
     world.bus.trim(&name("n"), Grant { epoch, nonce: 7 }, &Topic::from_static(b"demo"), 2).await.unwrap();
-    let page = list(&|r| r.after = at(1)).await.unwrap();
+    let page = list(&world, |r| r.after = at(1)).await.unwrap();
     let gap = page.gap.clone().unwrap();
     assert_eq!((words(&page).as_str(), gap.after, gap.until), ("m5 m6 m7", at(1), at(4)));
     assert_eq!(page.retained.unwrap().after, at(4));
-    assert_eq!(reason(list(&|r| (r.after, r.require_complete) = (at(1), true)).await), "POSITION_TRIMMED");
+    let complete = |r: &mut v1::ListMessagesRequest| (r.after, r.require_complete) = (at(1), true);
+    assert_eq!(reason(list(&world, complete).await), "POSITION_TRIMMED");
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn drip(server: &Server, bytes: &[u8], pause: Duration) -> Duration {
             if write.write_all(&[*byte]).await.is_err() {
                 break;
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause).await; // this is the dawdling
         }
         std::future::pending::<()>().await;
     };
@@ -149,7 +149,7 @@ async fn a_connection_that_waits_between_requests_is_kept() {
     let mut connection = server.http1().await;
     for _ in 0..3 {
         assert_eq!(connection.send(&server, "GET", "/v1/topics", &[], "").await.status, 200);
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        tokio::time::sleep(Duration::from_millis(120)).await; // longer than a head may take
     }
 }
 

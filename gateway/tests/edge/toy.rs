@@ -81,6 +81,7 @@ impl TopicService for Toy {
                 return refuse(error.retry_after(Duration::from_millis(1500)));
             }
             "never" => std::future::pending().await,
+            // Longer than a drain takes to begin, shorter than its window.
             "later" => tokio::time::sleep(Duration::from_millis(300)).await,
             _ => {}
         }

@@ -1,5 +1,9 @@
 use super::*;
-use plexus_proto::bus::LogMessage;
+use crate::router::place::{Edge, Gap, before, id_of};
+use plexus_proto::{
+    bus::{EpochOpening, LogMessage},
+    v1::subscription_event::gap::Reason,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,6 +107,24 @@ pub(in crate::router) fn look(
     Found { entries, full, edge }
 }
 
+/// A reader that reads a log from a place on for as long as it has patience, and the gaps it tells.
+fn read_on(at: Position, log: &[Arc<LogEntry>], tail: Position) -> (Reader, Vec<Gap>) {
+    let start = Instant::now();
+    let (mut reader, mut gaps) = (live_at(at, start), Vec::new());
+    reader.reread();
+    for step in 0..8 {
+        let now = start + PATIENCE * step;
+        while let Some(ask) = reader.ask(now) {
+            for told in reader.found(ask.ticket, Some(look(log, Some(tail), ask.place, 2)), now) {
+                if let Told::Gap(gap) = told {
+                    gaps.push(gap);
+                }
+            }
+        }
+    }
+    (reader, gaps)
+}
+
 #[test]
 fn p22_holds_row_by_row_for_reads() {
     use Reason::{Rewound, Trimmed, UnknownEpoch};
@@ -162,20 +184,7 @@ fn p22_holds_row_by_row_for_reads() {
         ),
     ];
     for (name, log, tail, expected, end) in table {
-        let start = Instant::now();
-        let mut reader = live_at(at, start);
-        reader.reread();
-        let mut gaps = Vec::new();
-        for step in 0..8 {
-            let now = start + PATIENCE * step;
-            while let Some(ask) = reader.ask(now) {
-                for told in reader.found(ask.ticket, Some(look(&log, Some(tail), ask.place, 2)), now) {
-                    if let Told::Gap(gap) = told {
-                        gaps.push(gap);
-                    }
-                }
-            }
-        }
+        let (reader, gaps) = read_on(at, &log, tail);
         assert_eq!(gaps, Vec::from_iter(expected), "{name}");
         assert!(reader.calm(), "{name}");
         assert_eq!(reader.place().at, end, "{name}");

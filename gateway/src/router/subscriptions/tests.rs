@@ -1,8 +1,5 @@
 use super::*;
-use crate::router::{
-    queue::Policy,
-    reader::{self, tests as logs},
-};
+use crate::router::{place, queue::Policy, reader::tests as logs};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use plexus_proto::v1::subscription_event::{Event, Gap, Start, gap::Reason as GapReason};
@@ -135,8 +132,8 @@ impl Scene {
                 let first = log.log.first();
                 let said = log.log.iter().find(|e| !e.messages.is_empty());
                 let facts = Facts {
-                    start: first.map(|e| reader::before(e)),
-                    oldest: said.map(|e| Position::new(e.epoch, reader::before(e).seq + 1)),
+                    start: first.map(|e| place::before(e)),
+                    oldest: said.map(|e| Position::new(e.epoch, place::before(e).seq + 1)),
                     top: log.tail,
                     nonce: log.log.last().map_or(0, |e| e.nonce),
                 };
