@@ -2,6 +2,7 @@
 //! gateway.
 
 use plexus_tests::{
+    eventually,
     process::{Plexus, binary},
     redis::{Server, free_port},
 };
@@ -213,6 +214,25 @@ async fn ctrl_c_ends_a_reader_with_130_and_a_server_with_0() {
     interrupt(&up);
     let code = tokio::time::timeout(PATIENCE, up.wait()).await.unwrap().unwrap().code();
     assert_eq!(code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_publish_that_waits_for_its_input() {
+    let user = User::new("input", String::new());
+    let mut publish = user.command(&["pub", "demo", "-"]);
+    let mut publish = publish.stdin(Stdio::piped()).spawn().unwrap();
+    let status = format!("/proc/{}/status", publish.id().unwrap());
+    // Before it listens to the signal, the signal ends it without a code.
+    eventually(PATIENCE, || async {
+        let status = std::fs::read_to_string(&status)?;
+        let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:\t")).unwrap_or("0");
+        let listens = u64::from_str_radix(caught, 16)? & 2 != 0;
+        if listens { Ok(()) } else { Err(anyhow::anyhow!("{caught}")) }
+    })
+    .await;
+    interrupt(&publish);
+    let code = tokio::time::timeout(PATIENCE, publish.wait()).await.unwrap().unwrap().code();
+    assert_eq!(code, Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,9 +36,8 @@ pub(crate) struct Publish {
 impl Publish {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let payload = if self.message == "-" {
-            let mut data = Vec::new();
-            std::io::stdin().lock().take((1 << 20) + 1).read_to_end(&mut data)?;
-            Payload::Data(data.into())
+            // On a thread of its own, so that Ctrl-C ends the command while it waits for more.
+            Payload::Data(tokio::task::spawn_blocking(read_input).await??.into())
         } else {
             Payload::Text(self.message)
         };
@@ -64,6 +63,13 @@ impl Publish {
             ("duplicate", if receipt.duplicate { "yes".into() } else { String::new() }),
         ])
     }
+}
+
+/// Reads standard input; a byte more than a payload may have is enough to be refused.
+fn read_input() -> std::io::Result<Vec<u8>> {
+    let mut data = Vec::new();
+    std::io::stdin().lock().take((1 << 20) + 1).read_to_end(&mut data)?;
+    Ok(data)
 }
 
 /// Follows topics.
