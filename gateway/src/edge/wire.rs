@@ -23,6 +23,10 @@ use tokio::{
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// In every first line of HTTP/1. A peer that does not say so speaks something else, and could not read
+/// an answer.
+const VERSION: &[u8] = b" HTTP/";
+
 /// Where an HTTP/1 connection is in its requests: odd while one is being answered. A WebSocket stays odd.
 #[derive(Clone, Default)]
 pub(crate) struct Pace(Arc<AtomicU32>);
@@ -74,6 +78,8 @@ impl Drop for Held {
 enum Spoken {
     /// As many bytes as given are those of HTTP/2's preface.
     Preface(usize),
+    /// A first line, in which as many bytes as given of a version were seen last; nothing yet but empty lines.
+    Line(Option<usize>),
     Http1,
     Http2,
 }
@@ -93,22 +99,41 @@ impl Wire {
         Self { socket, pace, spoken, timer, head_timeout, _held: Held(open, slot) }
     }
 
-    fn note(&mut self, new: &[u8]) {
+    fn note(&mut self, new: &[u8]) -> io::Result<()> {
         let first = self.spoken == Spoken::Preface(0);
-        if let Spoken::Preface(seen) = self.spoken {
-            let n = new.len().min(PREFACE.len() - seen);
-            self.spoken = match seen + n {
-                _ if new[..n] != PREFACE[seen..seen + n] => Spoken::Http1,
-                all if all == PREFACE.len() => Spoken::Http2,
-                part => Spoken::Preface(part),
-            };
-        }
+        self.spoken = match self.spoken {
+            Spoken::Preface(seen) => {
+                let n = new.len().min(PREFACE.len() - seen);
+                match seen + n {
+                    _ if new[..n] != PREFACE[seen..seen + n] => {
+                        line(line(Spoken::Line(None), &PREFACE[..seen])?, new)?
+                    }
+                    all if all == PREFACE.len() => Spoken::Http2,
+                    part => Spoken::Preface(part),
+                }
+            }
+            spoken => line(spoken, new)?,
+        };
         let now = self.pace.now();
         if new.is_empty() || self.spoken == Spoken::Http2 {
             self.timer = None;
         } else if first || (self.timer.is_none() && now.is_multiple_of(2)) {
             self.timer = Some((Box::pin(tokio::time::sleep(self.head_timeout)), now));
         }
+        Ok(())
+    }
+
+    /// Fails when the answer is to no HTTP. hyper answers as soon as a first line cannot be one, which may be
+    /// before it is whole: then the rest is read here, and nobody misses it.
+    fn answer(&mut self) -> io::Result<()> {
+        let mut rest = [0; 256];
+        while let Spoken::Line(_) = self.spoken {
+            match self.socket.try_read(&mut rest) {
+                Ok(n @ 1..) => self.spoken = line(self.spoken, &rest[..n])?,
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     /// Fails when a timer has run out; one that a whole head has overtaken is dropped.
@@ -120,6 +145,23 @@ impl Wire {
     }
 }
 
+/// Reads on in a first line, which ends without a version where no HTTP is spoken.
+fn line(spoken: Spoken, new: &[u8]) -> io::Result<Spoken> {
+    let Spoken::Line(mut seen) = spoken else { return Ok(spoken) };
+    for byte in new {
+        seen = match (byte, seen) {
+            (b'\r' | b'\n', None) => None,
+            (b'\n', Some(_)) => return Err(io::ErrorKind::InvalidData.into()),
+            (byte, Some(n)) if *byte == VERSION[n] => Some(n + 1),
+            (byte, _) => Some(usize::from(*byte == VERSION[0])),
+        };
+        if seen == Some(VERSION.len()) {
+            return Ok(Spoken::Http1);
+        }
+    }
+    Ok(Spoken::Line(seen))
+}
+
 impl AsyncRead for Wire {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -129,7 +171,7 @@ impl AsyncRead for Wire {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(context, buffer);
         match &read {
-            Poll::Ready(Ok(())) => self.note(&buffer.filled()[before..]),
+            Poll::Ready(Ok(())) => self.note(&buffer.filled()[before..])?,
             Poll::Ready(Err(_)) => {}
             Poll::Pending if self.late(context) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => {}
@@ -148,6 +190,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.answer()?;
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }
 
@@ -156,6 +199,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.answer()?;
         Pin::new(&mut self.socket).poll_write_vectored(context, bytes)
     }
 
@@ -169,5 +213,26 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoken(text: &[u8], step: usize) -> Option<Spoken> {
+        text.chunks(step).try_fold(Spoken::Line(None), line).ok()
+    }
+
+    #[test]
+    fn a_first_line_without_a_version_is_no_http_however_it_is_cut() {
+        for step in 1..40 {
+            assert!(spoken(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", step) == Some(Spoken::Http1), "{step}");
+            assert!(spoken(b"\r\n\r\nGET / HTTP/1.0\r\n", step) == Some(Spoken::Http1), "{step}");
+            assert!(spoken(b"GET /a  HTTP HTTP/1.1\r\n", step) == Some(Spoken::Http1), "{step}");
+            assert!(spoken(b"INVALID CONNECTION PREFACE\r\n\r\n", step).is_none(), "{step}");
+            assert!(spoken(b"GET /\r\nX: HTTP/1.1\r\n", step).is_none(), "{step}");
+            assert!(spoken(b"GET / HT", step) == Some(Spoken::Line(Some(3))), "{step}");
+        }
     }
 }
