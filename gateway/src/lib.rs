@@ -65,7 +65,7 @@ impl Gateway {
         let (router, waiting) = Router::new(bus, config.router.clone(), metrics.router.clone());
         let (routes, services) = service::routes(router, handle, &config.limits);
         let healthy = Arc::new(move || healthy.healthy());
-        let served = Served { routes, services, descriptors: Vec::new(), healthy };
+        let served = Served { routes, services, descriptors: Vec::new(), healthy, echo: false };
         let edge = Edge::bind(&config, served, metrics.clone()).await?;
         let pulse = Pulse::new([edge.beat(), waiting.beat(), watching.beat()]);
         Ok(Self { edge, waiting, watching, metrics, pulse })

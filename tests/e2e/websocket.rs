@@ -13,7 +13,13 @@ use std::{
 };
 use tokio_tungstenite::tungstenite::{
     Message,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+    protocol::{
+        CloseFrame,
+        frame::{
+            Frame,
+            coding::{CloseCode, Control, Data, OpCode},
+        },
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -220,6 +226,29 @@ async fn a_frame_of_the_wrong_kind_closes_with_1003() {
         let (said, code) = closed(&mut session).await;
         assert_eq!(said.map(|(code, reason, _)| (code, reason)), Some((1003, "BAD_FRAME".into())));
         assert_eq!(code, Some(1003));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_websocket_closes_with_1002_and_text_that_is_none_with_1007() {
+    let cluster = Cluster::one().await;
+    let frame = |opcode, bytes: &'static [u8], last, extended| {
+        let mut frame = Frame::message(bytes, OpCode::Data(Data::Text), last);
+        // The library itself makes no such frames.
+        (frame.header_mut().opcode, frame.header_mut().rsv1) = (opcode, extended);
+        Message::Frame(frame)
+    };
+    let data = OpCode::Data;
+    for (what, message, expected) in [
+        ("an opcode that nobody knows", frame(data(Data::Reserved(3)), b"", true, false), 1002),
+        ("a ping in two parts", frame(OpCode::Control(Control::Ping), b"", false, false), 1002),
+        ("a bit of no extension", frame(data(Data::Text), b"{}", true, true), 1002),
+        ("a continuation of nothing", frame(data(Data::Continue), b"x", true, false), 1002),
+        ("text that is no UTF-8", frame(data(Data::Text), b"{\xff}", true, false), 1007),
+    ] {
+        let mut session = Session::open(cluster.gateways[0].0, None).await;
+        session.send(message).await;
+        assert_eq!(closed(&mut session).await, (None, Some(expected)), "{what}");
     }
 }
 

@@ -61,6 +61,8 @@ struct Parts {
     rest: Rest,
     reference: Reference,
     compress: Compress,
+    /// Whether sessions are echoes.
+    echo: bool,
 }
 
 /// The kind of answer that a request's content type and path ask for.
@@ -76,13 +78,13 @@ enum Face {
 
 impl App {
     /// Puts the dialects in front of the trunk.
-    pub(crate) fn new(trunk: Trunk, auth: Auth) -> Result<Self, Error> {
+    pub(crate) fn new(trunk: Trunk, auth: Auth, echo: bool) -> Result<Self, Error> {
         let reference = Reference::new(trunk.registry());
         let compress = Compress::new(trunk.limits().compressed_streams_max);
         let connect = Connect::new(trunk.clone());
         let rest = Rest::new(trunk.clone())?;
         let cors = cors(auth.clone());
-        let desk = Desk(Arc::new(Parts { trunk, auth, connect, rest, reference, compress }));
+        let desk = Desk(Arc::new(Parts { trunk, auth, connect, rest, reference, compress, echo }));
         Ok(Self { cors: tower::Layer::layer(&cors, desk.clone()), desk })
     }
 }
@@ -182,7 +184,7 @@ impl Desk {
             Some(Answer::Allow(verbs)) => {
                 rest::allow(self.0.trunk.registry(), verb, request.headers(), verbs)
             }
-            None if path == websocket::PATH => return websocket::open(&self.0.trunk, request),
+            None if path == websocket::PATH => return websocket::open(&self.0.trunk, self.0.echo, request),
             None => self.0.rest.handle(request).await,
         };
         let response = self.0.compress.answer(packs, response).await;

@@ -79,6 +79,8 @@ pub struct Served {
     pub descriptors: Vec<&'static [u8]>,
     /// Whether they can do their work now; asked once a second.
     pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether sessions give frames back as they came: for suites of the WebSocket itself.
+    pub echo: bool,
 }
 
 impl Edge {
@@ -108,7 +110,7 @@ impl Edge {
         let registry = Registry::new(&sets, &names)?;
         let drain = Drain::new(config.drain);
         let trunk = Trunk::new(routes, registry, config.limits.clone(), drain.clone(), metrics.clone());
-        let app = App::new(trunk, Auth::off(&config.origins, local))?;
+        let app = App::new(trunk, Auth::off(&config.origins, local), served.echo)?;
         let listener = Listener::new(socket, app, config.limits.clone(), drain, metrics);
         Ok(Self { listener, health, services, healthy: served.healthy })
     }

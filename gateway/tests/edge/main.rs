@@ -49,6 +49,7 @@ impl Server {
             services: vec![TopicServiceServer::<toy::Toy>::NAME],
             descriptors: Vec::new(),
             healthy: Arc::new(|| true),
+            echo: false,
         };
         let edge = Edge::bind(&config, served, metrics.clone()).await.unwrap();
         let addr = edge.local_addr().unwrap();

@@ -38,7 +38,8 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior},
 };
 use tokio_tungstenite::tungstenite::{
-    Error, Message,
+    Error, Message, Utf8Bytes,
+    error::ProtocolError,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 use tonic::Status;
@@ -77,6 +78,8 @@ pub(super) struct EventLoop {
     calls: SelectAll<BoxStream<'static, (u32, Happening)>>,
     /// The open calls, `session_calls_max` at most.
     open: HashMap<u32, Open>,
+    /// Whether frames are given back as they came instead of being read.
+    echo: bool,
     /// Ready when this gateway goes away.
     leave: Leave,
     /// Beats to look for silence.
@@ -112,6 +115,8 @@ enum End {
     Left,
     /// We end it, and say so.
     Close(Box<v1::Error>, u16),
+    /// What came is no WebSocket; the code says so, as a frame would not be understood either.
+    Broken(CloseCode),
 }
 
 impl EventLoop {
@@ -122,6 +127,7 @@ impl EventLoop {
         headers: HeaderMap,
         extensions: Extensions,
         socket: Socket,
+        echo: bool,
     ) -> Self {
         let mut clock = tokio::time::interval(trunk.limits().session_pong_timeout / 2);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,6 +143,7 @@ impl EventLoop {
             unflushed: false,
             calls: SelectAll::new(),
             open: HashMap::new(),
+            echo,
             leave,
             clock,
             heard: Instant::now(),
@@ -239,7 +246,8 @@ impl EventLoop {
                     format!("a frame has {max} bytes at most"),
                 )));
             }
-            Input::Lost(_) => return Err(End::Gone),
+            Input::Lost(Some(error)) => return Err(broken(&error)),
+            Input::Lost(None) => return Err(End::Gone),
         }
         Ok(())
     }
@@ -279,6 +287,10 @@ impl EventLoop {
         self.heard = Instant::now();
         self.pinged = None;
         let bytes = match (self.form, message) {
+            (_, message @ (Message::Text(_) | Message::Binary(_))) if self.echo => {
+                self.say(message);
+                return Ok(());
+            }
             (Form::Json, Message::Text(text)) => Bytes::from(text),
             (Form::Proto, Message::Binary(bytes)) => bytes,
             (_, Message::Text(_) | Message::Binary(_)) => {
@@ -396,6 +408,7 @@ impl EventLoop {
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
                 return;
             }
+            End::Broken(code) => return self.part(CloseFrame { code, reason: Utf8Bytes::default() }).await,
             End::Close(error, code) => (error, code),
         };
         let wait = error.retry_after.as_ref().and_then(|d| Duration::try_from(*d).ok()).unwrap_or_default();
@@ -410,7 +423,11 @@ impl EventLoop {
         let message =
             self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
         self.say(message);
-        let close = CloseFrame { code: CloseCode::from(code), reason: error.reason.into() };
+        self.part(CloseFrame { code: CloseCode::from(code), reason: error.reason.into() }).await;
+    }
+
+    /// Writes what waits and the close, and waits for the client's.
+    async fn part(mut self, close: CloseFrame) {
         let farewell = async {
             poll_fn(|context| self.poll_write(context)).await?;
             self.socket.send(Message::Close(Some(close))).await?;
@@ -433,6 +450,16 @@ impl EventLoop {
                 return;
             }
         }
+    }
+}
+
+/// Tells a client that is gone from one that speaks no WebSocket.
+fn broken(error: &Error) -> End {
+    match error {
+        Error::Utf8(_) => End::Broken(CloseCode::Invalid),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
+        Error::Protocol(_) => End::Broken(CloseCode::Protocol),
+        _ => End::Gone,
     }
 }
 

@@ -33,8 +33,9 @@ const HANDSHAKE: [&str; 6] = [
     "cookie",
 ];
 
-/// Answers the handshake and leaves the session to a task of the drain.
-pub(crate) fn open(trunk: &Trunk, mut request: Request<Body>) -> Response<Body> {
+/// Answers the handshake and leaves the session to a task of the drain. One that is an `echo` gives
+/// frames back as they came.
+pub(crate) fn open(trunk: &Trunk, echo: bool, mut request: Request<Body>) -> Response<Body> {
     let (response, protocol, upgrade) = match handshake::accept(&mut request) {
         Ok(accepted) => accepted,
         Err(refusal) => return refusal.response(),
@@ -48,7 +49,7 @@ pub(crate) fn open(trunk: &Trunk, mut request: Request<Body>) -> Response<Body> 
     tasks.spawn(async move {
         // Boxed, so that the task that stays does not carry the handshake's size.
         let Some(socket) = Box::pin(socket::take(upgrade, trunk.limits())).await else { return };
-        let session = EventLoop::new(trunk, form, headers, parts.extensions, socket);
+        let session = EventLoop::new(trunk, form, headers, parts.extensions, socket, echo);
         cut.run_until_cancelled_owned(session.run()).await;
     });
     response

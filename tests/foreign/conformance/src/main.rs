@@ -1,6 +1,6 @@
 //! The gateway's own edge with the services of public suites on it: the same listener, guard, trunk and
 //! dialects, other services. The Connect suite starts it once per kind of server and says what it wants
-//! on stdin; `plexus-conformance ADDRESS` serves the same on a fixed address for every other suite.
+//! on stdin; `plexus-conformance ADDRESS [MESSAGE_BYTES_MAX]` serves the same to every other suite.
 
 mod connect;
 mod interop;
@@ -32,7 +32,10 @@ const WORD_MAX: u32 = 1 << 20;
 #[tokio::main]
 async fn main() -> Result<()> {
     match std::env::args().nth(1) {
-        Some(listen) => serve(config(listen, 0), |at| Ok(writeln!(io::stdout(), "{at}")?)).await,
+        Some(listen) => {
+            let message_bytes_max = std::env::args().nth(2).map_or(Ok(0), |max| max.parse())?;
+            serve(config(listen, message_bytes_max), |at| Ok(writeln!(io::stdout(), "{at}")?)).await
+        }
         None => {
             let asked = ServerCompatRequest::decode(&*read(io::stdin())?)?;
             anyhow::ensure!(!asked.use_tls, "the port speaks no TLS yet");
@@ -75,6 +78,7 @@ async fn serve(config: Config, tell: impl FnOnce(SocketAddr) -> Result<()>) -> R
         services: vec![connect::NAME, interop::NAME],
         descriptors: vec![DESCRIPTOR],
         healthy: Arc::new(|| true),
+        echo: true,
     };
     let edge = Edge::bind(&config, served, Metrics::default()).await?;
     tell(edge.local_addr()?)?;
