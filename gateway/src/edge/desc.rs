@@ -109,9 +109,6 @@ pub enum Error {
         /// Who wants it too.
         second: String,
     },
-    /// A service cannot be described to reflection clients.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 impl Registry {

@@ -3,7 +3,7 @@
 //!
 //! - [`listener`] accepts connections, [`wire`] times them, [`drain`] ends them
 //! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds
-//! - [`trunk`] is the one way into the services, [`desc`] what they are
+//! - [`trunk`] is the one way into the services, [`desc`] what they are, [`reflection`] tells it to clients
 //! - [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`] streams as text
 //! - [`rest`] paths: [`route`] finds the method; [`bind`], [`body`] and [`convention`] fill its fields from
 //!   path and query, body and headers; [`negotiate`] and [`compress`] choose the form of the answer
@@ -28,6 +28,7 @@ mod negotiate;
 mod openapi;
 pub(crate) mod problem;
 mod reference;
+mod reflection;
 mod rest;
 mod route;
 mod schema;
@@ -46,6 +47,7 @@ use auth::Auth;
 use desc::Registry;
 use drain::Drain;
 use listener::Listener;
+use reflection::Reflection;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -99,15 +101,11 @@ impl Edge {
         let mut names = served.services;
         names.push(HEALTH);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let (v1, v1alpha) = (reflection(&sets, &names), reflection(&sets, &names));
-        let routes = served
-            .routes
-            .add_service(health_service)
-            .add_service(v1.build_v1().map_err(Error::from)?)
-            .add_service(v1alpha.build_v1alpha().map_err(Error::from)?);
-        let services = names.iter().map(|n| (*n).to_owned()).collect();
+        let services: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         names.extend(REFLECTION);
         let registry = Registry::new(&sets, &names)?;
+        let reflection = Reflection::new(&registry, &services);
+        let routes = reflection.serve(served.routes.add_service(health_service));
         let drain = Drain::new(config.drain);
         let trunk = Trunk::new(routes, registry, config.limits.clone(), drain.clone(), metrics.clone());
         let app = App::new(trunk, Auth::off(&config.origins, local), served.echo)?;
@@ -148,12 +146,4 @@ async fn tell(health: &HealthReporter, services: &[String], status: ServingStatu
     for name in services.iter().map(String::as_str).chain([""]) {
         health.set_service_status(name, status).await;
     }
-}
-
-/// Describes the services that are served; else every service of the files would be listed.
-fn reflection<'a>(sets: &[&'a [u8]], names: &[&str]) -> tonic_reflection::server::Builder<'a> {
-    let builder = tonic_reflection::server::Builder::configure();
-    let builder = sets.iter().fold(builder, |b, set| b.register_encoded_file_descriptor_set(set));
-    let builder = builder.include_reflection_service(false);
-    names.iter().fold(builder, |b, name| b.with_service_name(*name))
 }
