@@ -62,9 +62,11 @@ impl Service {
             if held.record.deleting {
                 return Err(not_found(node.node()));
             }
+            let before = held.record.clone();
             if !edit(&mut held.record)? {
                 return Ok(held);
             }
+            held.record.date_pins(&before, SystemTime::now());
             if let Some(held) = self.write_record(node, held).await? {
                 return Ok(held);
             }

@@ -615,6 +615,31 @@ async fn a_pin_is_part_of_the_spec_and_taken_in_before_the_answer() {
 }
 
 #[tokio::test]
+async fn the_ttl_of_a_pin_begins_with_the_pin_and_again_with_the_same_one() {
+    let mut world = World::new();
+    world.node("n").await;
+    world.owner("n").await;
+    let policy = || {
+        let ttl = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        Some(v1::TopicPolicy { ttl, ..Default::default() })
+    };
+    let pin = |topic: &str, policy| {
+        let request =
+            v1::PinTopicRequest { node: "n".into(), topic: topic.into(), policy, ..Default::default() };
+        world.service.pin_topic(Request::new(request))
+    };
+    pin("demo", policy()).await.unwrap();
+    let made = world.record("n").await.pinned_at(b"demo").expect("it is dated");
+    pin("other", None).await.unwrap();
+    let record = world.record("n").await;
+    assert_eq!((record.pinned_at(b"demo"), record.pinned_at(b"other")), (Some(made), None));
+    pin("~ZGVtbw", policy()).await.unwrap();
+    let renewed = world.record("n").await;
+    assert!(renewed.pinned_at(b"demo").unwrap() > made);
+    assert_eq!(renewed.node, record.node, "the spec is what it was");
+}
+
+#[tokio::test]
 async fn blocks_are_kept_in_the_record_in_one_spelling() {
     let mut world = World::new();
     world.node("n").await;

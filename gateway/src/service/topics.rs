@@ -14,10 +14,9 @@ use crate::{
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 use plexus_bus::{NodeName, Payload, Topic};
-use plexus_proto::{bus::NodeRecord, reason::Reason, spec, text, v1};
+use plexus_proto::{bus::NodeRecord, pin, reason::Reason, spec, text, v1};
 use prost::Message;
-use sha2::{Digest, Sha256};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tonic::{Request, Response, Status};
 
 const PUBLISH: &str = "plexus.v1.TopicService/Publish";
@@ -203,13 +202,14 @@ impl Service {
             let spec = node.spec.get_or_insert_default();
             spec::check_sign_policy("policy", &policy, &spec.gossip.unwrap_or_default())?;
             let place = spec.topics.iter().position(|p| names(p, &topic));
-            check_etag(&request.etag, &etag(place.map(|i| &spec.topics[i])))?;
+            check_etag(&request.etag, &etag_of(place.map(|i| &spec.topics[i])))?;
             let pinned = v1::node_spec::PinnedTopic {
                 topic: text::bytes_to_text(&topic),
                 policy: Some(policy.clone()),
             };
             match place {
-                Some(i) if spec.topics[i] == pinned => return Ok(false),
+                // The same again renews it.
+                Some(i) if spec.topics[i] == pinned => return Ok(record.renew_pin(&topic, SystemTime::now())),
                 Some(i) => spec.topics[i] = pinned,
                 None => spec.topics.push(pinned),
             }
@@ -228,10 +228,7 @@ impl Service {
             Err(error) if runs_not(&error) => Ok(v1::Topic {
                 topic: text::bytes_to_text(&topic),
                 pinned: true,
-                etag: etag(Some(&v1::node_spec::PinnedTopic {
-                    topic: String::new(),
-                    policy: Some(policy.clone()),
-                })),
+                etag: pin::etag(Some(&policy)),
                 policy: Some(policy),
                 ..v1::Topic::default()
             }),
@@ -250,7 +247,7 @@ impl Service {
             let node = record.node.get_or_insert_default();
             let spec = node.spec.get_or_insert_default();
             let place = spec.topics.iter().position(|p| names(p, &topic));
-            check_etag(&request.etag, &etag(place.map(|i| &spec.topics[i])))?;
+            check_etag(&request.etag, &etag_of(place.map(|i| &spec.topics[i])))?;
             let Some(place) = place else { return Ok(false) };
             spec.topics.remove(place);
             touch(node);
@@ -290,9 +287,7 @@ fn names(pinned: &v1::node_spec::PinnedTopic, topic: &Topic) -> bool {
     text::topic_from_text(&pinned.topic).is_ok_and(|pinned| pinned == topic)
 }
 
-/// Marks how a topic is kept, as its owner does: equal for equal policies, `0` without a pin.
-fn etag(pinned: Option<&v1::node_spec::PinnedTopic>) -> String {
-    let Some(pinned) = pinned else { return "0".into() };
-    let digest = Sha256::digest(pinned.policy.clone().unwrap_or_default().encode_to_vec());
-    digest[..8].iter().map(|b| format!("{b:02x}")).collect()
+/// Marks how a topic is kept, as its owner does.
+fn etag_of(pinned: Option<&v1::node_spec::PinnedTopic>) -> String {
+    pin::etag(pinned.map(|pinned| pinned.policy.clone().unwrap_or_default()).as_ref())
 }

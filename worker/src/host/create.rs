@@ -234,12 +234,13 @@ impl Maker {
         }
         let sealed = self.seal.seal(name, &key).map_err(|e| refuse(Reason::BadKey, format!("key: {e}")))?;
         drop(key);
-        let record = NodeRecord {
+        let mut record = NodeRecord {
             node: Some(node_of(name, &peer, wanted)),
             created_by: Bytes::copy_from_slice(id.as_bytes()),
             request_id: request.request_id.clone(),
             ..Default::default()
         };
+        record.date_pins(&NodeRecord::default(), SystemTime::now());
         self.put(Key::Sealed(name.clone()), sealed.to_bytes()).await?;
         let revision = self.put(Key::Record(name.clone()), record.to_bytes()).await?;
         self.enlist(name, &peer).await?;

@@ -128,7 +128,8 @@ impl Following {
             let Ok(topic) = text::topic_from_text(&pinned.topic) else { continue };
             self.entry(&topic).pin = Some(pinned.policy.unwrap_or_default());
         }
-        for state in self.all.values_mut() {
+        for (topic, state) in &mut self.all {
+            let since = record.pinned_at(topic).or(since);
             state.policy = Policy::of(state.pin.as_ref(), &self.spec, &self.config);
             state.until = since.zip(state.policy.ttl).and_then(|(since, ttl)| since.checked_add(ttl));
         }
@@ -381,6 +382,26 @@ mod tests {
         open(&mut following);
         assert_eq!(apply(&mut following, at(9)), [Move::Join(topic("a"))]);
         assert_eq!(apply(&mut following, at(10)), [Move::Leave(topic("a"))]);
+    }
+
+    #[test]
+    fn the_ttl_of_a_pin_counts_from_when_it_was_made_whatever_else_changes() {
+        let mut following = Following::new(config::Node::default());
+        let ttl = Some(prost_types::Duration { seconds: 10, nanos: 0 });
+        let pins = [("a", v1::TopicPolicy { ttl, ..Default::default() })];
+        let mut made = record(&pins);
+        made.date_pins(&NodeRecord::default(), at(0).wall);
+        let mut labelled = made.clone();
+        labelled.node.as_mut().unwrap().updated_at = Some(at(9).wall.into());
+        labelled.date_pins(&made, at(9).wall);
+        following.set_record(&labelled);
+        open(&mut following);
+        assert_eq!(apply(&mut following, at(9)), [Move::Join(topic("a"))]);
+        assert_eq!(apply(&mut following, at(10)), [Move::Leave(topic("a"))]);
+        labelled.renew_pin(b"a", at(11).wall);
+        following.set_record(&labelled);
+        assert_eq!(apply(&mut following, at(20)), [Move::Join(topic("a"))]);
+        assert_eq!(apply(&mut following, at(21)), [Move::Leave(topic("a"))]);
     }
 
     #[test]

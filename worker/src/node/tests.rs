@@ -1,12 +1,19 @@
 //! Nodes over the embedded bus and, where they meet, over the memory transport.
 
 use super::{Ended, Note, Start, Store, event_loop::EventLoop};
-use crate::{Config, Metrics, clock::Moment};
+use crate::{
+    Config, Metrics,
+    clock::Moment,
+    tests::{
+        ground::{self, Caller, PATIENCE, bus},
+        honeypot::Honeypot,
+    },
+};
 use bytes::Bytes;
 use libp2p::identity::Keypair;
 use plexus_bus::{
-    Body, Bus, Call, CallId, Claim, Envelope, Event, Grant, Key, NodeName, Outcome, Payload, Position, Range,
-    Subject, Taken, Topic, When,
+    Bus, CallId, Claim, Event, Grant, Key, NodeName, Outcome, Payload, Position, Range, Subject, Taken,
+    Topic, When,
 };
 use plexus_proto::{
     bus::{Interest, Joined, LogEntry, NodeRecord, NodeState},
@@ -21,9 +28,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait of a test.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// A node that runs.
 struct Running {
     bus: Bus,
@@ -35,10 +39,6 @@ struct Running {
     notes: mpsc::Receiver<(NodeName, Note)>,
     task: JoinSet<Ended>,
     store: watch::Sender<Option<Store>>,
-}
-
-async fn bus() -> Bus {
-    Bus::open(&plexus_bus::Config { strict: true, ..Default::default() }).await.unwrap()
 }
 
 fn key(seed: u8) -> Keypair {
@@ -73,11 +73,27 @@ async fn take(bus: &Bus, name: &NodeName) -> (plexus_bus::Incarnation, Grant) {
 }
 
 async fn start(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec) -> Running {
-    start_counted(bus, id, seed, spec, Metrics::default()).await
+    start_on(&Worker::development(), bus, id, seed, spec).await
 }
 
-async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metrics: Metrics) -> Running {
-    let name = NodeName::new("default", id).unwrap();
+/// What nodes of one worker share.
+struct Worker {
+    config: Arc<Config>,
+    metrics: Metrics,
+}
+
+impl Worker {
+    fn new(config: Config) -> Self {
+        Self { config: Arc::new(config), metrics: Metrics::default() }
+    }
+
+    fn development() -> Self {
+        Self::new(Config { allow_private_addresses: true, ..Default::default() })
+    }
+}
+
+async fn start_on(on: &Worker, bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec) -> Running {
+    let name = ground::name(id);
     let key = key(seed);
     bus.enlist(&name, &key.public().to_peer_id().to_bytes()).await.unwrap();
     let (kept, state) = bus.get_state(&name).await.unwrap();
@@ -91,7 +107,6 @@ async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metric
     let (store, store_rx) = watch::channel(None);
     let (changed, changed_rx) = watch::channel(kept.revision);
     let (notes_tx, notes) = mpsc::channel(16);
-    let config = Config { allow_private_addresses: true, ..Default::default() };
     let node = EventLoop::new(Start {
         name: name.clone(),
         worker,
@@ -104,8 +119,8 @@ async fn start_counted(bus: &Bus, id: &str, seed: u8, spec: v1::NodeSpec, metric
         store: store_rx,
         changed: changed_rx,
         bus: bus.clone(),
-        config: Arc::new(config),
-        metrics,
+        config: on.config.clone(),
+        metrics: on.metrics.clone(),
         pulse: crate::Pulse::default(),
         notes: notes_tx,
     });
@@ -140,41 +155,7 @@ impl Running {
     }
 
     async fn outcome(&self, id: CallId, method: &str, payload: Payload) -> Outcome {
-        let gateway: plexus_bus::GatewayId = format!("g-{}", CallId::new_v4()).into();
-        let mut replies = self.bus.subscribe(Subject::Replies(gateway.clone())).await.unwrap();
-        let call = Call {
-            method: method.into(),
-            payload,
-            node: Some(self.name.clone()),
-            namespace: "default".into(),
-            reply_to: gateway,
-            deadline: None,
-            caller: Default::default(),
-            idempotency_key: String::new(),
-            epoch_seen: 0,
-            attempt: 0,
-            idempotent: false,
-            credit: 0,
-        };
-        let envelope = Envelope {
-            id,
-            sequence: 0,
-            traceparent: String::new(),
-            tracestate: String::new(),
-            epoch: 0,
-            body: Body::Call(Box::new(call)),
-        };
-        let heard = self.bus.publish(Subject::Calls(self.name.clone()), Payload::of(envelope)).await.unwrap();
-        assert_eq!(heard, 1, "one owner listens");
-        let answer = async {
-            loop {
-                let Some(Event::Frame(frame)) = replies.recv().await else { panic!("no answer") };
-                if let Body::Outcome(outcome) = frame.take::<Envelope>().unwrap().body {
-                    return outcome;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, answer).await.unwrap()
+        Caller::new(&self.bus).await.call(id, method, Some(&self.name), payload).await
     }
 
     async fn call<A: plexus_bus::Frame>(&self, method: &str, payload: Payload) -> Result<A, Box<v1::Error>> {
@@ -220,13 +201,9 @@ impl Running {
     }
 }
 
-async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.expect("it never came to hold");
+/// Asks until it holds.
+async fn eventually<F: Future<Output = bool>>(holds: impl FnMut() -> F) {
+    ground::eventually("what this test waits for", holds).await;
 }
 
 fn message(topic: &str, text: &str) -> v1::PublishRequest {
@@ -304,9 +281,9 @@ async fn two_nodes_hear_each_other() {
 
 #[tokio::test]
 async fn libp2ps_own_metrics_of_all_nodes_are_in_one_scrape_and_name_none_of_them() {
-    let (bus, metrics) = (bus().await, Metrics::default());
+    let (bus, worker) = (bus().await, Worker::development());
     let mut registry = prometheus_client::registry::Registry::default();
-    metrics.register(&mut registry);
+    worker.metrics.register(&mut registry);
     let scrape = || {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -314,10 +291,10 @@ async fn libp2ps_own_metrics_of_all_nodes_are_in_one_scrape_and_name_none_of_the
     };
     let port: u64 = rand::random();
     let listening = v1::NodeSpec { listen_addresses: vec![format!("/memory/{port}")], ..pins(&["wonder"]) };
-    let a = start_counted(&bus, "alice", 1, listening, metrics.clone()).await;
+    let a = start_on(&worker, &bus, "alice", 1, listening).await;
     let address = format!("/memory/{port}/p2p/{}", key(1).public().to_peer_id());
     let dialling = v1::NodeSpec { bootstrap: vec![address], ..pins(&["wonder"]) };
-    let b = start_counted(&bus, "bertha", 2, dialling, metrics.clone()).await;
+    let b = start_on(&worker, &bus, "bertha", 2, dialling).await;
     let request = v1::PublishRequest {
         min_peers: 1,
         timeout: Some(prost_types::Duration { seconds: 20, nanos: 0 }),
@@ -345,8 +322,9 @@ async fn libp2ps_own_metrics_of_all_nodes_are_in_one_scrape_and_name_none_of_the
 
 #[tokio::test]
 async fn what_nodes_keep_to_append_again_counts_for_their_worker_until_it_is_let_go() {
-    let (bus, metrics) = (bus().await, Metrics::default());
-    let node = start_counted(&bus, "a", 1, pins(&["demo"]), metrics.clone()).await;
+    let (bus, worker) = (bus().await, Worker::development());
+    let metrics = &worker.metrics;
+    let node = start_on(&worker, &bus, "a", 1, pins(&["demo"])).await;
     node.publish(message("demo", "four")).await.unwrap();
     eventually(|| async { metrics.ring_bytes.get() == 4 }).await;
     node.store.send(Some(Store { era: "e".into(), replicated: false })).unwrap();
@@ -355,6 +333,36 @@ async fn what_nodes_keep_to_append_again_counts_for_their_worker_until_it_is_let
     eventually(|| async { metrics.ring_bytes.get() == 4 }).await;
     assert_eq!(node.stopped().await, Ended::Stopped);
     assert_eq!(metrics.ring_bytes.get(), 0);
+}
+
+/// A node whose spec names the addresses as those of bootstrap peers, each with another peer.
+async fn bootstrap(on: &Worker, addresses: &[libp2p::Multiaddr]) -> Running {
+    let with_peer = |(i, address): (usize, &libp2p::Multiaddr)| {
+        let seed = u8::try_from(100 + i).unwrap();
+        format!("{address}/p2p/{}", key(seed).public().to_peer_id())
+    };
+    let bootstrap = addresses.iter().enumerate().map(with_peer).collect();
+    let spec = v1::NodeSpec { bootstrap, ..Default::default() };
+    start_on(on, &bus().await, "a", 1, spec).await
+}
+
+#[tokio::test]
+async fn bootstrap_addresses_of_a_fleet_node_go_through_the_guard() {
+    let (honeypot, fleet) = (Honeypot::new().await, Worker::new(Config::default()));
+    let addresses = honeypot.addresses();
+    let _node = bootstrap(&fleet, &addresses).await;
+    let refused = || fleet.metrics.dials_refused.get();
+    eventually(|| async { refused() >= addresses.len() as u64 }).await;
+    assert_eq!(honeypot.hits(), 0);
+}
+
+#[tokio::test]
+async fn bootstrap_addresses_are_dialled_in_development_so_the_listeners_do_count() {
+    let (honeypot, development) = (Honeypot::new().await, Worker::development());
+    let addresses: Vec<_> =
+        honeypot.addresses().into_iter().filter(|a| !a.to_string().contains("8.8.8.8")).collect();
+    let _node = bootstrap(&development, &addresses).await;
+    eventually(|| async { honeypot.hits() >= 8 }).await;
 }
 
 /// Ids and sequence numbers in the log, by payload.
@@ -499,31 +507,10 @@ async fn a_node_stops_when_another_owner_opened_its_logs() {
         .await
         .unwrap();
     let name = node.name.clone();
-    let envelope = |id| {
-        let call = Call {
-            method: "plexus.v1.TopicService/Publish".into(),
-            payload: Payload::of(message("demo", "late")),
-            node: Some(name.clone()),
-            namespace: "default".into(),
-            reply_to: "g".into(),
-            deadline: None,
-            caller: Default::default(),
-            idempotency_key: String::new(),
-            epoch_seen: 0,
-            attempt: 0,
-            idempotent: false,
-            credit: 0,
-        };
-        Envelope {
-            id,
-            sequence: 0,
-            traceparent: String::new(),
-            tracestate: String::new(),
-            epoch: 0,
-            body: Body::Call(Box::new(call)),
-        }
-    };
-    bus.publish(Subject::Calls(name.clone()), Payload::of(envelope(CallId::new_v4()))).await.unwrap();
+    let publish = Payload::of(message("demo", "late"));
+    let call =
+        ground::call(CallId::new_v4(), "plexus.v1.TopicService/Publish", Some(&name), publish, &"g".into());
+    bus.publish(Subject::Calls(name.clone()), call).await.unwrap();
     assert_eq!(node.ended().await, Ended::Fenced);
     let range = Range { from: Position::ZERO, until: None, limit: 100, newest_first: false };
     let entries = bus.read(&name, &Topic::from_static(b"demo"), range).await.unwrap();
@@ -581,10 +568,7 @@ async fn the_state_beside_the_record_says_where_the_node_is() {
     let spec = v1::NodeSpec { listen_addresses: vec![format!("/memory/{port}")], ..pins(&["demo"]) };
     let node = start(&bus, "a", 1, spec).await;
     let wanted = format!("/memory/{port}/p2p/{}", key(1).public().to_peer_id());
-    let read = || async {
-        let (_, state) = bus.get_state(&node.name).await.unwrap();
-        state.map(|state| NodeState::decode(state).unwrap()).unwrap_or_default()
-    };
+    let read = || ground::state(&bus, &node.name);
     eventually(|| async { read().await.status.unwrap_or_default().addresses == [wanted.clone()] }).await;
     let state = read().await;
     let status = state.status.unwrap();

@@ -15,11 +15,11 @@ use libp2p::{PeerId, gossipsub::TopicHash};
 use plexus_bus::{CallId, Payload, Topic};
 use plexus_proto::{
     bus::{Interest, Joined},
+    pin,
     reason::Reason,
     text,
     v1::{self, topic_peer::Role},
 };
-use sha2::{Digest, Sha256};
 use std::{collections::HashSet, time::SystemTime};
 
 /// Calls that wait for something about topics.
@@ -117,7 +117,7 @@ impl EventLoop {
             peers: count(state.peers.len()),
             mesh_peers: count(mesh),
             readers: i32::try_from(state.readers()).unwrap_or(i32::MAX),
-            etag: etag(state.pin.as_ref()),
+            etag: pin::etag(state.pin.as_ref()),
         }
     }
 
@@ -350,17 +350,6 @@ impl EventLoop {
             {
                 ids.set_preset(topic, state.policy.preset);
             }
-        }
-    }
-}
-
-/// Marks the policy of a topic: equal for equal pins, `0` without one.
-pub(crate) fn etag(pin: Option<&v1::TopicPolicy>) -> String {
-    match pin {
-        None => "0".into(),
-        Some(policy) => {
-            let hash = Sha256::digest(prost::Message::encode_to_vec(policy));
-            data_encoding::HEXLOWER.encode(&hash[..8])
         }
     }
 }

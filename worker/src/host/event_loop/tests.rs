@@ -1,16 +1,17 @@
 use super::*;
-use crate::{config, host::create::METHOD, node::Note};
-use libp2p::PeerId;
-use plexus_bus::{
-    Body, Call, CallId, Envelope, Frame, Grant, Incarnation, Key, Outcome, Payload, Subject, Value, When,
+use crate::{
+    config,
+    host::create::METHOD,
+    node::Note,
+    tests::ground::{Caller, PATIENCE, bus, eventually, name, public, state},
 };
+use libp2p::PeerId;
+use plexus_bus::{CallId, Frame, Grant, Incarnation, Key, Outcome, Payload, Subject, Value, When};
 use plexus_proto::{
     bus::{NodeRecord, NodeState},
     v1::{CreateNodeRequest, Node, NodeSpec, node_status::State},
 };
 use tokio::sync::oneshot;
-
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// A node that was started, in the hands of a test.
 struct Started {
@@ -66,12 +67,12 @@ impl Host {
     }
 
     async fn next(&mut self) -> Started {
-        tokio::time::timeout(LIMIT, self.started.recv()).await.expect("a node starts").unwrap()
+        tokio::time::timeout(PATIENCE, self.started.recv()).await.expect("a node starts").unwrap()
     }
 
     async fn drain(mut self) {
         self.stop.cancel();
-        tokio::time::timeout(LIMIT, self.tasks.join_next()).await.expect("it leaves").unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.expect("it leaves").unwrap().unwrap();
     }
 }
 
@@ -103,60 +104,9 @@ async fn pretend(start: Start, stop: CancellationToken, starts: mpsc::Sender<Sta
     }
 }
 
-async fn bus() -> Bus {
-    Bus::open(&plexus_bus::Config { strict: true, ..Default::default() }).await.unwrap()
-}
-
-fn name(node: &str) -> NodeName {
-    NodeName::new("default", node).unwrap()
-}
-
-async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
-    let end = tokio::time::Instant::now() + LIMIT;
-    while !check().await {
-        assert!(tokio::time::Instant::now() < end, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Sends a call as a gateway does, and waits for its outcome.
 async fn create(bus: &Bus, node: &str, spec: NodeSpec) -> Outcome {
-    let gateway = format!("g{}", rand::random::<u64>());
-    let mut replies = bus.subscribe(Subject::Replies(gateway.as_str().into())).await.unwrap();
     let request = CreateNodeRequest { id: node.into(), spec: Some(spec), ..Default::default() };
-    let call = Call {
-        method: METHOD.into(),
-        payload: Payload::of(request),
-        node: None,
-        namespace: "default".into(),
-        reply_to: gateway.as_str().into(),
-        deadline: None,
-        caller: Default::default(),
-        idempotency_key: String::new(),
-        epoch_seen: 0,
-        attempt: 0,
-        idempotent: false,
-        credit: 0,
-    };
-    let envelope = Envelope {
-        id: CallId::now_v7(),
-        sequence: 0,
-        traceparent: String::new(),
-        tracestate: String::new(),
-        epoch: 0,
-        body: Body::Call(Box::new(call)),
-    };
-    let payload = Payload::of(envelope);
-    eventually("a worker listens", || async {
-        bus.publish(Subject::Anyone, payload.clone()).await.unwrap() > 0
-    })
-    .await;
-    let event = tokio::time::timeout(LIMIT, replies.recv()).await.expect("an answer comes").unwrap();
-    let Event::Frame(frame) = event else { panic!("{event:?}") };
-    match frame.take::<Envelope>().unwrap().body {
-        Body::Outcome(outcome) => outcome,
-        other => panic!("{other:?}"),
-    }
+    Caller::new(bus).await.call(CallId::now_v7(), METHOD, None, Payload::of(request)).await
 }
 
 async fn made(bus: &Bus, node: &str) -> Node {
@@ -177,17 +127,8 @@ fn spec_of(record: &mut NodeRecord) -> &mut NodeSpec {
     record.node.as_mut().unwrap().spec.as_mut().unwrap()
 }
 
-async fn state(bus: &Bus, node: &NodeName) -> NodeState {
-    let (_, state) = bus.get_state(node).await.unwrap();
-    state.map(|bytes| NodeState::from_bytes(bytes).unwrap()).unwrap_or_default()
-}
-
 async fn has_owner(bus: &Bus, node: &NodeName) -> Option<bool> {
     bus.owner(node).await.unwrap().map(|owner| owner.worker.is_some())
-}
-
-fn public(state: &NodeState) -> State {
-    state.status.as_ref().map(|status| status.state()).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -262,7 +203,7 @@ async fn a_stopped_node_has_no_owner_and_runs_again_when_it_is_started() {
     let mut started = host.next().await;
     started.changed.mark_unchanged();
     change(&bus, &name("n"), |record| spec_of(record).stopped = Some(true)).await;
-    tokio::time::timeout(LIMIT, started.changed.wait_for(|revision| *revision == 2))
+    tokio::time::timeout(PATIENCE, started.changed.wait_for(|revision| *revision == 2))
         .await
         .expect("told")
         .unwrap();
@@ -382,7 +323,7 @@ async fn a_lost_lease_stops_every_node_and_brings_it_back_under_another_name() {
     let before = host.next().await;
     // As if the lease had expired: the next renewal is answered by LOST.
     bus.retire(&before.worker).await.unwrap();
-    tokio::time::timeout(LIMIT, before.stop.cancelled()).await.expect("stopped");
+    tokio::time::timeout(PATIENCE, before.stop.cancelled()).await.expect("stopped");
     assert_eq!(*before.deadline.borrow(), Moment::PAST, "the swarm must not be polled");
     let after = host.next().await;
     assert_ne!(after.worker, before.worker);
@@ -397,7 +338,7 @@ async fn a_node_that_stands_still_fails_the_liveness_probe_until_it_has_ended() 
     made(&bus, "n").await;
     let (started, second) = (host.next().await, Duration::from_secs(1));
     eventually("it is seen", || async { !host.alive.is_alive(second) }).await;
-    assert!(host.alive.is_alive(LIMIT), "for its bound, it is well");
+    assert!(host.alive.is_alive(PATIENCE), "for its bound, it is well");
     started.pulse.beat();
     eventually("it turned", || async { host.alive.is_alive(second) }).await;
     eventually("it is seen again", || async { !host.alive.is_alive(second) }).await;
@@ -430,7 +371,7 @@ async fn the_record_wins_over_what_runs() {
     assert!(!started.stop.is_cancelled());
     // Running but not recorded.
     bus.release(&started.worker, &[(name("n"), started.grant.epoch)]).await.unwrap();
-    tokio::time::timeout(LIMIT, started.stop.cancelled()).await.expect("stopped");
+    tokio::time::timeout(PATIENCE, started.stop.cancelled()).await.expect("stopped");
     assert!(host.next().await.grant.epoch > started.grant.epoch);
 }
 

@@ -16,16 +16,15 @@
 //! A message gets its number when an append takes it along, not when it is pushed: a number is final
 //! within its epoch, and what waits may still be dropped or come under a later epoch.
 //!
-//! Read on: [`errand`] what is asked of the bus, `topic` one log (waiting, ring, retention),
+//! Read on: [`errand`] what is asked of the bus, `topic` one log (waiting, ring, retention), `numbered` its entries,
 //! `writer` the table of P13, `window` the repeats.
 
 mod errand;
+mod numbered;
 mod topic;
 mod window;
 mod writer;
 
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 mod tests;
 

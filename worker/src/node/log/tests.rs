@@ -1,5 +1,7 @@
 //! P13 row by row. The random walks are in `model`.
 
+mod model;
+
 use super::*;
 use crate::clock::Moment;
 use plexus_bus::{Append, Appended, Entry, Era, Error, Look, Opened, Opening, Payload, Spot, Stage, Taken};

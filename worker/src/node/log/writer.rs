@@ -7,7 +7,8 @@ mod reading;
 
 use super::{
     Do, Done, Kept, Known, Limits, Name, Order, Out, Refused, Retention,
-    topic::{self, Confirmed, Reading, Source, Waiting},
+    numbered::Confirmed,
+    topic::{self, Reading, Source, Waiting},
     window::Seen,
 };
 use crate::clock::Moment;

@@ -2,7 +2,7 @@
 //! writes, and lets another owner in. The invariants are those of protocol.md §9, and the mutations
 //! named there make these tests fail.
 
-use super::*;
+use super::super::*;
 use crate::clock::Moment;
 use plexus_bus::{Append, Appended, Entry, Error, Look, Opened, Opening, Payload, Spot, Stage, Taken};
 use plexus_proto::bus::{EpochOpening, LogMessage};
