@@ -32,6 +32,29 @@ pub struct Config {
     pub subscriptions_max: usize,
     /// Bytes of one frame or entry at most.
     pub frame_bytes_max: usize,
+    /// What the bus within a process holds at most; over Redis `maxmemory` is the bound.
+    pub memory: Memory,
+}
+
+/// What the bus within a process holds at most. What is new beyond a bound is refused as a full store
+/// refuses it ([`crate::Refusal::OutOfMemory`]); what is there stays and goes on.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// Nodes.
+    pub nodes_max: usize,
+    /// Free keys.
+    pub keys_max: usize,
+    /// Logs of a node, and topics of it that gateways want.
+    pub logs_max: usize,
+    /// Gateways' interest in a node: one for each gateway and topic.
+    pub interest_max: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { nodes_max: 10_000, keys_max: 1_000_000, logs_max: 10_000, interest_max: 100_000 }
+    }
 }
 
 impl Default for Config {
@@ -47,6 +70,7 @@ impl Default for Config {
             probe_timeout: Duration::from_secs(1),
             subscriptions_max: 100_000,
             frame_bytes_max: 2 << 20,
+            memory: Memory::default(),
         }
     }
 }

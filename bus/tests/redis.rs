@@ -309,6 +309,35 @@ async fn a_promoted_replica_that_missed_entries_gets_them_again_and_grants_nothi
 }
 
 #[tokio::test]
+async fn a_full_store_refuses_what_is_new_and_keeps_leases() {
+    let Some(server) = Server::start(free_port(), &[]) else { return };
+    server.ready().await;
+    let bus = bus_at(server.port).await;
+    let worker = "w.1".into();
+    bus.renew(&worker, true).await.unwrap();
+    bus.put(Key::Record(node()), Bytes::new(), When::Absent, None).await.unwrap();
+    let claim = [Claim { node: node(), floor: 0, from: None }];
+    let Taken::Epochs(epochs) = bus.take(&worker, 7, &claim).await.unwrap() else { panic!("lost") };
+    let grant = Grant { epoch: epochs[0].unwrap(), nonce: 7 };
+    open_all(&bus, grant).await;
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = Err(Error::Refused(plexus_bus::Refusal::OutOfMemory));
+    let key = || Key::Named("k".into());
+    assert_eq!(bus.put(key(), Bytes::new(), When::Always, None).await, full);
+    assert_eq!(
+        bus.want(&node(), &"g".into(), &[(Bytes::from_static(b"t"), Some(1))]).await.err(),
+        full.clone().err()
+    );
+    let appended = bus.append(&node(), grant, vec![append(grant, b"t", 1, 1)]).await;
+    assert_eq!(appended.as_ref().err(), full.as_ref().err());
+    assert_eq!(appended.unwrap_err().outcome(), Ran::NotRun);
+    assert!(matches!(bus.renew(&worker, false).await.unwrap(), Renewed::Held { .. }), "leases live on");
+    assert_eq!(bus.release(&worker, &[(node(), grant.epoch)]).await, Ok(1), "and nodes are given back");
+    server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(bus.put(key(), Bytes::new(), When::Always, None).await, Ok(Some(1)));
+}
+
+#[tokio::test]
 async fn a_user_with_few_rights_suffices_and_a_wrong_password_is_refused_untold() {
     let Some(server) = Server::start(free_port(), &[]) else { return };
     server.ready().await;

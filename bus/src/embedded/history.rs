@@ -2,8 +2,8 @@
 //! topics. `open`, `append`, `look` and `stamp` of protocol.md §2, pure.
 
 use crate::{
-    Append, Entry, Era, Extent, GatewayId, Grant, Look, Opened, Opening, Payload, Position, Range, Spot,
-    Stage, Topic, Value,
+    Append, Entry, Era, Extent, GatewayId, Grant, Look, Memory, Opened, Opening, Payload, Position, Range,
+    Spot, Stage, Topic, Value,
 };
 use bytes::Bytes;
 use std::{
@@ -210,8 +210,34 @@ impl Slot {
         self.state.as_ref().map(|(_, state)| state.clone())
     }
 
-    /// Notes a gateway's readers; `None` removes its interest.
-    pub(super) fn want(&mut self, gateway: &GatewayId, readers: &[(Topic, Option<u32>)]) {
+    /// Tells whether there is room for logs of these topics beside those that are there or wanted.
+    pub(super) fn has_room<'a>(&'a self, topics: impl Iterator<Item = &'a Topic>, most: usize) -> bool {
+        let topics: Vec<&Topic> = topics.collect();
+        if self.logs.len() + self.interest.len() + topics.len() <= most {
+            return true;
+        }
+        let wanted = self.interest.keys().map(|(_, topic)| topic);
+        let before: BTreeSet<&Topic> = self.logs.keys().chain(wanted).collect();
+        let new: BTreeSet<&Topic> = topics.into_iter().filter(|topic| !before.contains(topic)).collect();
+        new.is_empty() || before.len() + new.len() <= most
+    }
+
+    /// Notes a gateway's readers; `None` removes its interest. False, and nothing is noted: there is no room.
+    pub(super) fn want(
+        &mut self,
+        gateway: &GatewayId,
+        readers: &[(Topic, Option<u32>)],
+        most: &Memory,
+    ) -> bool {
+        let news: Vec<&Topic> = readers.iter().filter(|(_, n)| n.is_some()).map(|(topic, _)| topic).collect();
+        let more = news
+            .iter()
+            .filter(|topic| !self.interest.contains_key(&(gateway.clone(), (**topic).clone())))
+            .count();
+        let full = more > 0 && self.interest.len() + more > most.interest_max;
+        if full || !self.has_room(news.into_iter(), most.logs_max) {
+            return false;
+        }
         for (topic, readers) in readers {
             let place = (gateway.clone(), Bytes::copy_from_slice(topic));
             match readers {
@@ -219,6 +245,7 @@ impl Slot {
                 Some(readers) => self.interest.insert(place, *readers),
             };
         }
+        true
     }
 
     pub(super) fn wanted(&self) -> Vec<(GatewayId, Topic, u32)> {

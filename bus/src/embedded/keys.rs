@@ -44,6 +44,14 @@ impl Names {
         Some(revision)
     }
 
+    /// Tells whether a name may be written: it is there, or there is room for it.
+    pub(super) fn has_room(&mut self, name: &str, most: usize, now: Instant) -> bool {
+        if self.0.len() >= most && !self.0.contains_key(name) {
+            self.sweep(now);
+        }
+        self.0.len() < most || self.0.contains_key(name)
+    }
+
     pub(super) fn delete(&mut self, name: &str, when: When, now: Instant) -> bool {
         let deletes = self.present(name, now).is_some_and(|value| holds(Some(value), when));
         if deletes {

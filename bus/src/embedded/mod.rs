@@ -84,9 +84,10 @@ impl Embedded {
 mod tests {
     use super::*;
     use crate::{
-        Subject,
+        Bus, Grant, Key, Memory, NodeName, Opened, Refusal, Stage, Subject, Topic, When,
         port::{History, Live, Port},
     };
+    use tokio::time::Instant;
 
     fn bus() -> (Embedded, Metrics) {
         let metrics = Metrics::default();
@@ -108,6 +109,74 @@ mod tests {
         drop(bus);
         assert!(subscription.recv().await.is_none());
         assert_eq!(metrics.up.get(), 0);
+    }
+
+    /// A bus that holds little.
+    async fn small(memory: Memory) -> Bus {
+        Bus::open(&Config { memory, ..Config::default() }).await.unwrap()
+    }
+
+    const FULL: Error = Error::Refused(Refusal::OutOfMemory);
+
+    #[tokio::test]
+    async fn free_keys_are_bounded_and_those_that_are_there_go_on() {
+        let bus = small(Memory { keys_max: 2, ..Memory::default() }).await;
+        let put = |name: &str, ttl| bus.put(Key::Named(name.into()), "x".into(), When::Always, ttl);
+        assert_eq!(put("a", None).await, Ok(Some(1)));
+        assert_eq!(put("b", Some(Duration::from_millis(1))).await, Ok(Some(1)));
+        assert_eq!(put("a", None).await, Ok(Some(2)), "what is there is written again");
+        let end = Instant::now() + Duration::from_secs(10);
+        while put("c", None).await == Err(FULL) {
+            assert!(Instant::now() < end, "what ended makes room");
+        }
+        assert_eq!(put("d", None).await, Err(FULL));
+        assert_eq!(bus.get(Key::Named("d".into())).await, Ok(None));
+        assert_eq!(bus.delete(Key::Named("a".into()), When::Always).await, Ok(true));
+        assert_eq!(put("d", None).await, Ok(Some(1)), "and what is removed");
+    }
+
+    #[tokio::test]
+    async fn nodes_are_bounded() {
+        let bus = small(Memory { nodes_max: 1, ..Memory::default() }).await;
+        let [a, b] = ["default/a", "default/b"].map(|name| NodeName::parse(name).unwrap());
+        let record = |node: &NodeName| bus.put(Key::Record(node.clone()), "x".into(), When::Always, None);
+        assert_eq!(record(&a).await, Ok(Some(1)));
+        assert_eq!(record(&b).await, Err(FULL));
+        let grant = Grant { epoch: 1, nonce: 1 };
+        assert_eq!(bus.put_state(&b, grant, "x".into()).await, Err(FULL));
+        assert_eq!(bus.want(&b, &"g".into(), &[(Topic::from_static(b"t"), Some(1))]).await, Err(FULL));
+        assert_eq!(record(&a).await, Ok(Some(2)));
+        assert_eq!(bus.erase(&a, grant).await, Ok(true));
+        assert_eq!(record(&b).await, Ok(Some(1)), "an erased node makes room");
+    }
+
+    #[tokio::test]
+    async fn logs_and_interest_are_bounded_and_the_known_ones_open_at_all_times() {
+        let bus = small(Memory { logs_max: 2, interest_max: 3, ..Memory::default() }).await;
+        let node = NodeName::parse("default/a").unwrap();
+        let want = |gateway: &str, topics: &[&'static str], readers| {
+            let topics: Vec<_> =
+                topics.iter().map(|topic| (Topic::from_static(topic.as_bytes()), readers)).collect();
+            let (bus, node, gateway) = (bus.clone(), node.clone(), gateway.into());
+            async move { bus.want(&node, &gateway, &topics).await }
+        };
+        assert_eq!(want("g", &["a", "b"], Some(1)).await, Ok(()));
+        assert_eq!(want("g", &["a", "c"], Some(1)).await, Err(FULL), "a third log");
+        assert_eq!(want("h", &["a"], Some(1)).await, Ok(()));
+        assert_eq!(want("h", &["b"], Some(1)).await, Err(FULL), "a fourth interest");
+        assert_eq!(want("g", &["a", "b"], Some(2)).await, Ok(()), "more readers of the same");
+        let open = |epoch, topics: &[&'static str]| {
+            let topics: Vec<_> = topics.iter().map(|topic| Topic::from_static(topic.as_bytes())).collect();
+            let (bus, node, grant) = (bus.clone(), node.clone(), Grant { epoch, nonce: 1 });
+            let first = Stage::First { sweep: false };
+            async move { bus.open_logs(&node, grant, &topics, Default::default(), first).await }
+        };
+        assert_eq!(open(1, &["c"]).await, Err(FULL));
+        assert!(matches!(open(1, &["a"]).await, Ok(Opened::Done(openings)) if openings.len() == 2));
+        assert_eq!(want("g", &["a", "b"], None).await, Ok(()));
+        assert_eq!(open(2, &["c"]).await, Err(FULL), "the logs are still there");
+        assert!(matches!(open(2, &[]).await, Ok(Opened::Done(openings)) if openings.len() == 2));
+        assert_eq!(bus.wanted(&node).await.map(|all| all.len()), Ok(1));
     }
 
     #[tokio::test]

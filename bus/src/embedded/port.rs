@@ -76,7 +76,7 @@ impl History for Embedded {
         let (node, topics) = (node.clone(), topics.to_vec());
         Box::pin(async move {
             let marker = tables::marker(marker)?;
-            self.ask(move |tables| tables.open(&node, grant, &topics, &marker, stage)).await
+            self.ask(move |tables| tables.open(&node, grant, &topics, &marker, stage)).await?
         })
     }
 
@@ -241,7 +241,7 @@ impl Ownership for Embedded {
         readers: &'a [(Topic, Option<u32>)],
     ) -> Answer<'a, ()> {
         let (node, gateway, readers) = (node.clone(), gateway.clone(), readers.to_vec());
-        Box::pin(self.ask(move |tables| tables.make_slot(&node).want(&gateway, &readers)))
+        Box::pin(async move { self.ask(move |tables| tables.want(&node, &gateway, &readers)).await? })
     }
 
     fn wanted<'a>(&'a self, node: &'a NodeName) -> Answer<'a, Vec<(GatewayId, Topic, u32)>> {
@@ -255,7 +255,7 @@ impl Keys for Embedded {
     }
 
     fn put(&self, key: Key, data: Bytes, when: When, ttl: Option<Duration>) -> Answer<'_, Option<u64>> {
-        Box::pin(self.ask(move |tables| tables.put(key, data, when, ttl)))
+        Box::pin(async move { self.ask(move |tables| tables.put(key, data, when, ttl)).await? })
     }
 
     fn delete(&self, key: Key, when: When) -> Answer<'_, bool> {
@@ -268,7 +268,7 @@ impl Keys for Embedded {
 
     fn put_state<'a>(&'a self, node: &'a NodeName, grant: Grant, state: Bytes) -> Answer<'a, bool> {
         let node = node.clone();
-        Box::pin(self.ask(move |tables| tables.put_state(&node, grant, state)))
+        Box::pin(async move { self.ask(move |tables| tables.put_state(&node, grant, state)).await? })
     }
 
     fn get_state<'a>(&'a self, node: &'a NodeName) -> Answer<'a, (Option<Value>, Option<Bytes>)> {

@@ -8,8 +8,8 @@ use super::{
     ownership::{Change, Control},
 };
 use crate::{
-    Append, Appended, Config, Era, Error, Grant, Key, Metrics, NodeName, Opened, Payload, Position, Stage,
-    Subject, Topic, Value, When,
+    Append, Appended, Config, Era, Error, GatewayId, Grant, Key, Memory, Metrics, NodeName, Opened, Payload,
+    Position, Refusal, Stage, Subject, Topic, Value, When,
 };
 use bytes::Bytes;
 use plexus_proto::bus as wire;
@@ -22,6 +22,9 @@ use tokio::time::Instant;
 
 /// An erased node's epoch is remembered so long.
 const GRAVE: Duration = Duration::from_secs(3600);
+
+/// What is new finds no room.
+const FULL: Error = Error::Refused(Refusal::OutOfMemory);
 
 /// The tables.
 pub(super) struct Tables {
@@ -39,6 +42,8 @@ pub(super) struct Tables {
     era: Era,
     /// Encodes the openings too.
     strict: bool,
+    /// What is held at most.
+    most: Memory,
     /// When this wake began.
     now: Instant,
     /// The same by the wall clock, from which epochs are made.
@@ -60,6 +65,7 @@ impl Tables {
             erased: HashMap::new(),
             era: uuid::Uuid::new_v4().simple().to_string().into(),
             strict: config.strict,
+            most: config.memory,
             now: Instant::now(),
             wall: SystemTime::now(),
             paused: None,
@@ -95,8 +101,24 @@ impl Tables {
         self.slots.get_mut(node)
     }
 
-    pub(super) fn make_slot(&mut self, node: &NodeName) -> &mut Slot {
-        self.slots.entry(node.clone()).or_default()
+    /// The node's slot, made where there is room for it.
+    fn make_slot(&mut self, node: &NodeName) -> Result<&mut Slot, Error> {
+        if self.slots.len() >= self.most.nodes_max && !self.slots.contains_key(node) {
+            return Err(FULL);
+        }
+        Ok(self.slots.entry(node.clone()).or_default())
+    }
+
+    /// Notes a gateway's readers.
+    pub(super) fn want(
+        &mut self,
+        node: &NodeName,
+        gateway: &GatewayId,
+        readers: &[(Topic, Option<u32>)],
+    ) -> Result<(), Error> {
+        let most = self.most;
+        let done = self.make_slot(node)?.want(gateway, readers, &most);
+        if done { Ok(()) } else { Err(FULL) }
     }
 
     /// `open`, and its markers on the live subjects.
@@ -107,14 +129,18 @@ impl Tables {
         topics: &[Topic],
         marker: &wire::LogEntry,
         stage: Stage,
-    ) -> Opened {
+    ) -> Result<Opened, Error> {
         if let Some(erased) = self.erased_after(node, grant) {
-            return Opened::Fenced(erased);
+            return Ok(Opened::Fenced(erased));
         }
-        let slot = self.slots.entry(node.clone()).or_default();
+        self.make_slot(node)?;
+        let Some(slot) = self.slots.get_mut(node) else { return Err(FULL) };
+        if !slot.has_room(topics.iter(), self.most.logs_max) {
+            return Err(FULL);
+        }
         let openings = match slot.open(&self.era, self.now, grant, topics, stage) {
             Ok(openings) => openings,
-            Err(refused) => return refused,
+            Err(refused) => return Ok(refused),
         };
         for opening in &openings {
             let mut entry = marker.clone();
@@ -126,7 +152,7 @@ impl Tables {
             slot.begin(&opening.topic, grant, entry.clone());
             self.live.publish(&Subject::Topic(node.clone(), opening.topic.clone()), entry);
         }
-        Opened::Done(openings)
+        Ok(Opened::Done(openings))
     }
 
     /// `append`, and its entries on the live subjects.
@@ -156,8 +182,8 @@ impl Tables {
     }
 
     /// Keeps a node's state, unless the grant is stale.
-    pub(super) fn put_state(&mut self, node: &NodeName, grant: Grant, state: Bytes) -> bool {
-        self.is_current(node, grant) && self.make_slot(node).put_state(grant, state)
+    pub(super) fn put_state(&mut self, node: &NodeName, grant: Grant, state: Bytes) -> Result<bool, Error> {
+        Ok(self.is_current(node, grant) && self.make_slot(node)?.put_state(grant, state))
     }
 
     fn is_current(&self, node: &NodeName, grant: Grant) -> bool {
@@ -195,7 +221,13 @@ impl Tables {
     }
 
     /// Writes a kept value; a free key is also told on its subject.
-    pub(super) fn put(&mut self, key: Key, data: Bytes, when: When, ttl: Option<Duration>) -> Option<u64> {
+    pub(super) fn put(
+        &mut self,
+        key: Key,
+        data: Bytes,
+        when: When,
+        ttl: Option<Duration>,
+    ) -> Result<Option<u64>, Error> {
         let put = |place: &mut Option<Value>| {
             let revision = next(place.as_ref(), when)?;
             *place = Some(Value { revision, data: data.clone() });
@@ -203,17 +235,25 @@ impl Tables {
         };
         match key {
             Key::Record(node) => {
-                let revision = put(&mut self.make_slot(&node).record)?;
                 let era = self.era.clone();
-                self.make_slot(&node).found(era);
-                Some(revision)
+                let slot = self.make_slot(&node)?;
+                let revision = put(&mut slot.record);
+                if revision.is_some() {
+                    slot.found(era);
+                }
+                Ok(revision)
             }
-            Key::Sealed(node) => put(&mut self.make_slot(&node).sealed),
+            Key::Sealed(node) => Ok(put(&mut self.make_slot(&node)?.sealed)),
             Key::Named(name) => {
                 let expires = ttl.map(|ttl| self.now + ttl);
-                let revision = self.names.put(&name, data, when, expires, self.now)?;
-                self.hint(&name);
-                Some(revision)
+                if !self.names.has_room(&name, self.most.keys_max, self.now) {
+                    return Err(FULL);
+                }
+                let revision = self.names.put(&name, data, when, expires, self.now);
+                if revision.is_some() {
+                    self.hint(&name);
+                }
+                Ok(revision)
             }
         }
     }
