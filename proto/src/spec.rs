@@ -101,7 +101,10 @@ pub fn check_policy(field: &str, policy: &TopicPolicy) -> Checked {
     at_most(&format!("{field}.authors"), validation.authors.len(), 1_000)?;
     for (i, author) in validation.authors.iter().enumerate() {
         if text::peer_id_from_text(author).is_err() {
-            return wrong(format!("{field}.authors[{i}]"), text::Error::PeerId.to_string());
+            let (field, what) = (format!("{field}.authors[{i}]"), text::Error::PeerId.to_string());
+            return Err(Box::new(
+                Error::new(Reason::BadPeerId, format!("{field}: {what}")).violation(field, what),
+            ));
         }
     }
     Ok(())
@@ -412,9 +415,9 @@ fn off_if(on: bool, field: &str, what: &str) -> Checked {
 }
 
 fn off<T>(field: &str, what: &str) -> Result<T, Box<Error>> {
-    let error =
-        Error::new(Reason::FeatureOff, format!("{field}: {what} cannot be switched on in this version"));
-    Err(Box::new(error.with("setting", field)))
+    let what = format!("{what} cannot be switched on in this version");
+    let error = Error::new(Reason::FeatureOff, format!("{field}: {what}")).with("setting", field);
+    Err(Box::new(error.violation(field, what)))
 }
 
 /// Names the kind of key that a spec asks to make.

@@ -19,13 +19,13 @@ pub(crate) fn pairs(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Sets the fields that a query names. `taken` are those that the path gave.
+/// Sets the fields that a query names. `taken` are those that path and body gave.
 pub(crate) fn query(
     message: &mut DynamicMessage,
     query: &str,
-    taken: &[(String, String)],
+    taken: &[String],
 ) -> Result<(), Box<v1::Error>> {
-    let mut seen: Vec<String> = taken.iter().map(|(name, _)| name.clone()).collect();
+    let mut seen = taken.to_vec();
     for (name, value) in pairs(query) {
         let (path, repeated) = resolve(&message.descriptor(), &name).ok_or_else(|| unknown(&name))?;
         if !repeated && seen.contains(&path) {
@@ -59,16 +59,22 @@ fn resolve(message: &MessageDescriptor, path: &str) -> Option<(String, bool)> {
 
 /// Sets a field, given by its proto path, from text; a repeated one gets one value more.
 pub(crate) fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Result<(), Box<v1::Error>> {
+    set_in(message, "", path, text)
+}
+
+/// The same of what is in the field `above`, which ends in a dot.
+fn set_in(message: &mut DynamicMessage, above: &str, path: &str, text: &str) -> Result<(), Box<v1::Error>> {
     let (head, rest) = path.split_once('.').map_or((path, None), |(head, rest)| (head, Some(rest)));
     let field = message.descriptor().get_field_by_name(head).ok_or_else(|| unknown(path))?;
     if let Some(rest) = rest {
         return match message.get_field_mut(&field) {
-            Value::Message(inner) => set(inner, rest, text),
+            Value::Message(inner) => set_in(inner, &format!("{above}{}.", field.json_name()), rest, text),
             _ => Err(unknown(path)),
         };
     }
     let value = value(&field, text).ok_or_else(|| {
-        Box::new(v1::Error::field(field.json_name(), format!("{text:?} is no {}", wanted(&field))))
+        let name = format!("{above}{}", field.json_name());
+        Box::new(v1::Error::field(name, format!("{text:?} is no {}", wanted(&field))))
     })?;
     match message.get_field_mut(&field) {
         Value::List(list) => list.push(value),
@@ -134,7 +140,7 @@ mod tests {
 
     fn json(name: &str, text: &str) -> String {
         let mut message = request(name);
-        match query(&mut message, text, &[("topic".into(), "x".into())]) {
+        match query(&mut message, text, &["topic".into()]) {
             Ok(()) => serde_json::to_string(&message).unwrap(),
             Err(e) => e.reason,
         }

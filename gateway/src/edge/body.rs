@@ -58,6 +58,16 @@ pub(crate) async fn read(
     Ok((message, true))
 }
 
+/// The fields that have no other place where a body that is not JSON is one of them: itself, and what may
+/// not stand beside it.
+pub(crate) fn payload(method: &Method) -> impl Iterator<Item = String> {
+    let raw = method.input.get_field_by_name(RAW);
+    let rivals = raw.as_ref().and_then(|f| f.containing_oneof());
+    let rivals =
+        rivals.map(|o| o.fields().map(|f| f.name().to_owned()).collect::<Vec<_>>()).unwrap_or_default();
+    raw.map(|f| f.name().to_owned()).into_iter().chain(rivals)
+}
+
 /// The type of a body.
 struct Media {
     name: String,

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use pin_project_lite::pin_project;
 use plexus_proto::{reason::Reason, v1};
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -31,11 +32,18 @@ pub(crate) fn too_large(limit: usize) -> v1::Error {
         .with("limit", limit)
 }
 
-/// Tells whether tonic itself refused a message for its size, which it does without a reason: one that is
-/// too large only once it is decompressed is found there.
-pub(crate) fn is_bare_limit(status: &Status) -> bool {
-    let limit = matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange);
-    limit && status.details().is_empty() && status.message().contains("limit")
+/// Says why tonic itself refused a message, which it does without a reason: one that is too large only
+/// once it is decompressed is found there, and one that is no message of its kind.
+pub(crate) fn bare(status: &Status, limit: usize) -> Option<v1::Error> {
+    let says = |text: &str| status.details().is_empty() && status.message().contains(text);
+    match status.code() {
+        Code::ResourceExhausted | Code::OutOfRange if says("limit") => Some(too_large(limit)),
+        // tonic's INTERNAL would be a defect of ours.
+        Code::Internal if says("failed to decode Protobuf message") => {
+            Some(v1::Error::new(Reason::FieldInvalid, status.message()))
+        }
+        _ => None,
+    }
 }
 
 /// Reads a whole body of at most `limit` bytes.
@@ -43,8 +51,18 @@ pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Box<v1::Erro
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Box::new(too_large(limit))),
+        Err(e) if is_malformed(&*e) => {
+            Err(Box::new(v1::Error::field("body", format!("its chunks cannot be read: {e}"))))
+        }
         Err(e) => Err(Box::new(v1::Error::new(Reason::Cancelled, format!("the request broke off: {e}")))),
     }
+}
+
+/// Tells a body that is written wrongly from one that did not come whole.
+fn is_malformed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    let mut kinds = causes.filter_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.any(|kind| matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 pin_project! {

@@ -40,7 +40,9 @@ fn place(input: &MessageDescriptor, json: &[u8], options: &DeserializeOptions) -
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
     let read = DynamicMessage::deserialize_with_options(input.clone(), tracked, options);
     let path = track.path().to_string();
-    if read.is_ok() || path == "." { String::new() } else { path }
+    // A place that was not reached has no name.
+    let path = path.trim_end_matches('?').trim_end_matches('.');
+    if read.is_ok() { String::new() } else { path.to_owned() }
 }
 
 /// Reads a request into its encoding, skipping fields that it does not have.

@@ -123,7 +123,11 @@ impl Rest {
             fill(&mut message, name, value)?;
         }
         if raw || route.rule.body != "*" {
-            bind::query(&mut message, query, &captures)?;
+            let mut taken: Vec<String> = captures.iter().map(|(name, _)| name.clone()).collect();
+            if !route.rule.body.is_empty() {
+                taken.extend(body::payload(&route.method));
+            }
+            bind::query(&mut message, query, &taken)?;
         } else if let Some((name, _)) = bind::pairs(query).first() {
             let text = "belongs in the JSON body";
             let error = v1::Error::new(Reason::UnknownParameter, format!("{name}: {text}"));

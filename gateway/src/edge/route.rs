@@ -171,7 +171,8 @@ impl Template {
             let many = to - from > 1 || self.segments[*from] == Segment::Rest;
             let value = decode(&parts[starts[*from]..starts[*to]], many);
             value.map(|v| (name.clone(), v)).ok_or_else(|| {
-                Box::new(v1::Error::new(Reason::BadPath, format!("{name}: not UTF-8 after decoding")))
+                let text = "not UTF-8 after decoding";
+                Box::new(v1::Error::new(Reason::BadPath, format!("{name}: {text}")).violation(name, text))
             })
         };
         Some(self.variables.iter().map(capture).collect())

@@ -172,8 +172,9 @@ impl Trunk {
             Tally::done(metrics, dialect, name.to_owned(), Code::DeadlineExceeded);
             return error::refusal(&limits::expired(), told).into_http();
         };
-        if Status::from_header_map(response.headers()).is_some_and(|s| guard::is_bare_limit(&s)) {
-            response = error::refusal(&guard::too_large(limits.message_bytes_max), told).into_http();
+        let bare = |status: Status| guard::bare(&status, limits.message_bytes_max);
+        if let Some(error) = Status::from_header_map(response.headers()).and_then(bare) {
+            response = error::refusal(&error, told).into_http();
         }
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());

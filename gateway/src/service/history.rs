@@ -245,10 +245,8 @@ fn read(request: &v1::ListMessagesRequest) -> Result<(Wanted, Page), Failure> {
     let page = Page::read(request.page_size, &request.page_token, &prost::Message::encode_to_vec(&fields))?;
     if let Some(end) = &page.after {
         let end: Position = end.parse().map_err(|_| {
-            Box::new(v1::Error::new(
-                Reason::BadPageToken,
-                "the page token is not ours or belongs to other fields",
-            ))
+            let text = "the page token is not ours or belongs to other fields";
+            Box::new(v1::Error::new(Reason::BadPageToken, text).violation("pageToken", text))
         })?;
         if wanted.newest_first {
             wanted.until = Some(before(end).unwrap_or_default());

@@ -274,6 +274,11 @@ fn read_peer(field: &str, spelled: &str) -> Result<bytes::Bytes, Failure> {
     })
 }
 
+/// Reads an enum. A number that it does not have is refused, not taken for none.
+fn known<E: TryFrom<i32>>(field: &str, value: i32) -> Result<E, Failure> {
+    E::try_from(value).or_else(|_| wrong(field, format!("{value} is no value of this enum")))
+}
+
 fn wrong<T>(field: impl Into<String>, wanted: impl Into<String>) -> Result<T, Failure> {
     Err(Box::new(v1::Error::field(field, wanted)))
 }

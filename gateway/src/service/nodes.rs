@@ -397,10 +397,13 @@ fn entry(address: String) -> v1::bootstrap_list::Entry {
 
 /// Checks labels to select by: `key` or `key=value`, at most 8.
 pub(super) fn check_labels(field: &str, labels: &[String]) -> Result<(), Failure> {
-    if labels.len() > 8 || labels.iter().any(|l| l.is_empty() || l.len() > 320) {
+    if labels.len() > 8 {
         return wrong(field, "at most 8 of `key` or `key=value`");
     }
-    Ok(())
+    match labels.iter().position(|l| l.is_empty() || l.starts_with('=') || l.len() > 320) {
+        Some(i) => wrong(format!("{field}[{i}]"), "`key` or `key=value`, at most 320 bytes"),
+        None => Ok(()),
+    }
 }
 
 /// Tells whether a node has all of these labels.

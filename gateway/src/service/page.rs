@@ -34,10 +34,8 @@ impl Page {
     pub(super) fn read(page_size: i32, token: &str, fields: &[u8]) -> Result<Self, Failure> {
         let mark = <[u8; MARK]>::try_from(&Sha256::digest(fields)[..MARK]).expect("a digest is longer");
         let bad = || {
-            Box::new(v1::Error::new(
-                Reason::BadPageToken,
-                "the page token is not ours or belongs to other fields",
-            ))
+            let text = "the page token is not ours or belongs to other fields";
+            Box::new(v1::Error::new(Reason::BadPageToken, text).violation("pageToken", text))
         };
         let after = match token {
             "" => None,

@@ -1,6 +1,6 @@
 //! Remote peers: asked of the owner, save for the block list, which is part of the record.
 
-use super::{Call, Context, Service, check_key, page, read_peer, respond, wrong};
+use super::{Call, Context, Service, check_key, known, page, read_peer, respond, wrong};
 use crate::{error, router::Failure};
 use futures::{StreamExt, stream::BoxStream};
 use plexus_bus::Payload;
@@ -26,6 +26,9 @@ impl v1::peer_service_server::PeerService for Service {
         let request = request.into_inner();
         let answer = async {
             page::size(request.page_size)?;
+            known::<v1::peer::State>("state", request.state)?;
+            known::<v1::connection::Direction>("direction", request.direction)?;
+            known::<v1::peer::View>("view", request.view)?;
             if !request.topic.is_empty() {
                 super::read_topic("topic", &request.topic)?;
             }
@@ -53,6 +56,7 @@ impl v1::peer_service_server::PeerService for Service {
         let request = request.into_inner();
         let answer = async {
             read_peer("peer", &request.peer)?;
+            known::<v1::get_peer_request::Identify>("identify", request.identify)?;
             let node = self.node(&context, &request.node).await?;
             self.ask(&context, &node, Call::new("plexus.v1.PeerService/GetPeer", request)).await
         };

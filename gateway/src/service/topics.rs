@@ -1,7 +1,7 @@
 //! Topics: publishing and looking are asked of the owner, reading back and following are done here.
 
 use super::{
-    Call, Context, Service, check_key, page,
+    Call, Context, Service, check_key, known, page,
     peers::{check_span, runs_not},
     read_topic,
     records::{check_etag, touch},
@@ -56,6 +56,7 @@ impl v1::topic_service_server::TopicService for Service {
         let request = request.into_inner();
         let answer = async {
             page::size(request.page_size)?;
+            known::<v1::topic_peer::Role>("role", request.role)?;
             read_topic("topic", &request.topic)?;
             let node = self.node(&context, &request.node).await?;
             self.ask(&context, &node, Call::new("plexus.v1.TopicService/ListTopicPeers", request)).await

@@ -38,7 +38,8 @@ pub(crate) fn import(key: &PrivateKey) -> Result<Keypair, Refusal> {
         Some(Form::Age(_)) => {
             let error =
                 refuse(Reason::FeatureOff, "key.age: keys encrypted by age cannot be read in this version");
-            Err(Box::new(error.with("setting", "key.age")))
+            let error = error.with("setting", "key.age");
+            Err(Box::new(error.violation("key.age", "keys encrypted by age cannot be read in this version")))
         }
         Some(_) => bad(format!("at most {BYTES_MAX} bytes of key material")),
         None => bad("the key needs `protobuf` or `pem`"),

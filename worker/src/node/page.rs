@@ -1,7 +1,7 @@
 //! Pages of lists: how large, where they go on. A token holds the last name of the page before and a
 //! mark of the other fields, so that a token of another list is told. Pure.
 
-use crate::{Refusal, refuse};
+use crate::Refusal;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use plexus_proto::{reason::Reason, v1};
 use sha2::{Digest, Sha256};
@@ -33,7 +33,10 @@ impl Page {
             Err(_) => return Err(Box::new(v1::Error::field("pageSize", "0 to 1000; 0 means 50"))),
         };
         let mark = mark(fields);
-        let bad = || refuse(Reason::BadPageToken, "the page token is not ours or belongs to other fields");
+        let bad = || {
+            let text = "the page token is not ours or belongs to other fields";
+            Box::new(v1::Error::new(Reason::BadPageToken, text).violation("pageToken", text))
+        };
         let after = match token {
             "" => None,
             token => {

@@ -16,6 +16,7 @@ use futures::{Stream, stream};
 use plexus_bus::{Bus, NodeName};
 use plexus_proto::{
     reason::Reason,
+    spec, text,
     v1::{self, watch_nodes_response::Change},
 };
 use std::{
@@ -77,6 +78,10 @@ pub(super) async fn begin(
     check_labels("labels", &request.labels)?;
     if request.nodes.len() > 1000 {
         return wrong("nodes", "at most 1,000");
+    }
+    let named = |name: &str| spec::check_id(name).is_ok() || text::peer_id_from_text(name).is_ok();
+    if let Some(i) = request.nodes.iter().position(|name| !named(name)) {
+        return wrong(format!("nodes[{i}]"), "an id of `a-z`, `0-9` and `-`, or a PeerId in any text form");
     }
     let picture = watching.picture(context.caller.namespace.clone()).await?;
     let (known, queue) = (Nodes::new(), VecDeque::new());
