@@ -8,7 +8,7 @@
 //! - [`rest`] paths: [`route`] finds the method; [`bind`], [`body`] and [`convention`] fill its fields from
 //!   path and query, body and headers; [`negotiate`] and [`compress`] choose the form of the answer
 //! - [`json`] and [`problem`] what they write; [`openapi`], [`asyncapi`] and [`schema`] what they are,
-//!   which [`reference`] shows to readers
+//!   which [`mod@reference`] shows to readers
 
 mod app;
 mod asyncapi;
