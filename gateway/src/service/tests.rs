@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use plexus_bus::{
     Append, Appended, Body, Bus, Claim, Envelope, Event, Grant, Key, Opened, Outcome, Position, Spot, Stage,
-    Subject, Taken, Topic, When,
+    Subject, Taken, Topic, When, embedded::Embedded,
 };
 use plexus_proto::{
     bus::{EpochOpening, Joined, LogEntry, LogMessage, NodeRecord, NodeState},
@@ -40,6 +40,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(mut check: impl FnMut() ->
 /// A gateway's services, a bus, and workers as the test wants them.
 struct World {
     bus: Bus,
+    carrier: Arc<Embedded>,
     service: Service,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -54,8 +55,8 @@ impl World {
     fn with(edit: impl FnOnce(&mut config::Router)) -> Self {
         let bus_config = plexus_bus::Config { strict: true, ..plexus_bus::Config::default() };
         let metrics = plexus_bus::Metrics::default();
-        let port = plexus_bus::embedded::Embedded::new(&bus_config, metrics.clone());
-        let bus = Bus::over(Arc::new(port), &bus_config, metrics);
+        let carrier = Arc::new(Embedded::new(&bus_config, metrics.clone()));
+        let bus = Bus::over(carrier.clone(), &bus_config, metrics);
         let mut config = config::Router::default();
         edit(&mut config);
         let (router, event_loop) = Router::new(bus.clone(), config, crate::router::Metrics::default());
@@ -65,7 +66,7 @@ impl World {
         let (watching, watch_loop) = Watching::new(bus.clone(), 16);
         tasks.spawn(watch_loop.run(stop.clone()));
         let service = Service { router, watching, limits: Arc::default() };
-        Self { bus, service, tasks, stop, workers: 0 }
+        Self { bus, carrier, service, tasks, stop, workers: 0 }
     }
 
     /// Starts a worker that makes nodes and owns those it makes.
@@ -826,6 +827,50 @@ async fn the_count_of_readers_follows_while_interest_lingers() {
     counts(1).await;
     drop(two);
     counts(0).await; // and it is still there: whoever comes back finds the topic joined
+}
+
+#[tokio::test]
+async fn a_bus_that_came_back_hears_again_of_all_interest() {
+    let mut world = World::new();
+    world.worker().await;
+    let request = v1::SubscribeRequest { topic: "a".into(), ..Default::default() };
+    let _client = world.subscribe(request).await.unwrap();
+    let (node, gateway) = (name("default"), world.service.router.gateway().clone());
+    // A failover may lose what was written last.
+    world.bus.want(&node, &gateway, &[(Topic::from_static(b"a"), None)]).await.unwrap();
+    world.carrier.restore().await.unwrap();
+    eventually(|| async { (world.bus.wanted(&node).await.unwrap().len() == 1).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_may_be_lost_is_asked_again_when_the_bus_came_back() {
+    let world = World::with(|config| config.resend_after = Duration::from_secs(60));
+    world.node("n").await;
+    let mut calls = world.bus.subscribe(Subject::Calls(name("n"))).await.unwrap();
+    let mut next = async || loop {
+        let Some(Event::Frame(frame)) = calls.recv().await else { continue };
+        let envelope = frame.take::<Envelope>().unwrap();
+        if let Body::Call(call) = envelope.body {
+            return (envelope.id, call);
+        }
+    };
+    let request = v1::GetTopicRequest { node: "n".into(), topic: "a".into() };
+    let asked = world.service.get_topic(Request::new(request));
+    let owner = async {
+        let (first, _) = next().await; // its answer is lost
+        let (id, call) = loop {
+            world.carrier.restore().await.unwrap();
+            if let Ok(again) = tokio::time::timeout(Duration::from_millis(100), next()).await {
+                break again;
+            }
+        };
+        assert_eq!((id, call.attempt), (first, 1));
+        let topic = Payload::of(v1::Topic { topic: "a".into(), ..v1::Topic::default() });
+        reply(&world.bus, &call.reply_to, id, 1, 0, outcome(Ok(topic))).await;
+    };
+    let both = tokio::time::timeout(LIMIT, async { tokio::join!(asked, owner) });
+    let (answer, ()) = both.await.expect("it is asked again");
+    assert_eq!(answer.unwrap().into_inner().topic, "a");
 }
 
 #[tokio::test(flavor = "multi_thread")]
