@@ -12,6 +12,7 @@ mod foreign;
 mod peers;
 mod readme;
 mod rehome;
+mod rest;
 mod slow;
 mod topics;
 mod traces;

@@ -287,7 +287,10 @@ impl EventLoop {
         }
         match std::str::from_utf8(topic) {
             Ok(text) => Ok(TopicHash::from_raw(text)),
-            Err(_) => Err(refuse(Reason::BadTopic, "gossipsub carries only topics that are UTF-8")),
+            Err(_) => {
+                let text = "gossipsub carries only topics that are UTF-8";
+                Err(Box::new(refuse(Reason::BadTopic, text).violation("topic", text)))
+            }
         }
     }
 
