@@ -297,11 +297,15 @@ mod tests {
             recorder.record(&identified(i, &key, "x"));
             Some(recorder)
         });
+        let held = |text: &str| {
+            let line = text.lines().find(|line| line.contains(r#"{protocol="/ipfs/ping/1.0.0"}"#));
+            line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+        };
+        assert_eq!(held(&scrape(&registry)), 2, "two nodes hold the same peer");
         for left in [1, 0] {
             swarms[left] = None;
             let text = scrape(&registry);
-            let count = text.lines().find(|line| line.contains(r#"{protocol="/ipfs/ping/1.0.0"}"#));
-            assert_eq!(count.is_some_and(|line| line.ends_with(&format!(" {left}"))), left > 0, "{text}");
+            assert_eq!(held(&text), left, "{text}");
             let closed = format!(
                 r#"connections_duration_seconds_count{{cause="",role="Dialer",protocols="/ip4/tcp"}} {}"#,
                 2 - left
