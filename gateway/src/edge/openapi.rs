@@ -214,7 +214,7 @@ fn headers() -> Value {
     json!({
         "IdempotencyKey": header(
             "Idempotency-Key",
-            json!({ "type": "string", "pattern": "^[!-~]{1,128}$" }),
+            json!({ "type": "string", "pattern": "^[!-~]([ -~]{0,128}[!-~])?$" }),
             "The field `requestId`: makes a repeat safe.",
         ),
         "IfMatch": header(
