@@ -2,7 +2,7 @@
 //! describes it, and every call with its request and its answers.
 
 use super::{
-    desc::Registry,
+    desc::{Method, Registry},
     schema::{self, Schemas, Side},
     websocket,
 };
@@ -20,50 +20,9 @@ const PROTOCOLS: [&str; 2] = ["plexus.v1.json", "plexus.v1.proto"];
 pub(crate) fn document(registry: &Registry) -> Value {
     let mut schemas = Schemas::default();
     let mut messages = Map::new();
-    let mut about = String::new();
-    if let Some(frame) = registry.error().parent_pool().get_message_by_name(FRAME) {
-        about = format!(
-            "{}\n\n{}",
-            file_comment(&frame.parent_file()),
-            schema::comment(&frame.parent_file(), frame.path())
-        );
-        let mut described = schemas.object(&frame, Side::Answer, &[]);
-        for name in IN_PLACE {
-            described["properties"][name]["type"] = "object".into();
-            for word in ["contentEncoding", "pattern"] {
-                described["properties"][name].as_object_mut().map(|field| field.remove(word));
-            }
-        }
-        described.as_object_mut().map(|frame| frame.remove("not"));
-        let payload = schemas.keep("SessionFrame", described);
-        messages.insert(
-            "frame".into(),
-            json!({ "name": "SessionFrame", "title": "One frame", "payload": payload }),
-        );
-    }
+    let about = frame(registry, &mut schemas, &mut messages);
     for method in registry.methods().iter().filter(|m| !m.rules.is_empty()) {
-        let name = format!("{}.{}", method.desc.parent_service().name(), method.desc.name());
-        let text = schema::comment(&method.desc.parent_file(), method.desc.path());
-        let title = text.split(". ").next().unwrap_or_default().replace('\n', " ");
-        let params = schemas.message(&method.input, Side::Request);
-        let answer = schemas.message(&method.output, Side::Answer);
-        let id = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
-        let call = json!({
-            "type": "object",
-            "required": ["id", "call"],
-            "properties": { "id": id, "call": { "const": name }, "params": params },
-        });
-        let word = if method.kind.streams() { "event" } else { "result" };
-        let answer =
-            json!({ "type": "object", "required": ["id", word], "properties": { "id": id, word: answer } });
-        messages.insert(
-            format!("{name}.call"),
-            json!({ "name": name, "title": title, "description": text, "payload": call }),
-        );
-        messages.insert(
-            format!("{name}.{word}"),
-            json!({ "name": format!("{name}.{word}"), "title": format!("Answers {name}"), "payload": answer }),
-        );
+        call(method, &mut schemas, &mut messages);
     }
     let refer = |word: fn(&str) -> bool| -> Vec<Value> {
         let names = messages.keys().filter(|name| word(name) || *name == "frame");
@@ -96,6 +55,52 @@ pub(crate) fn document(registry: &Registry) -> Value {
         },
         "components": { "schemas": schemas.into_inner() },
     })
+}
+
+/// Adds the frame as such, and tells what a session is.
+fn frame(registry: &Registry, schemas: &mut Schemas, messages: &mut Map<String, Value>) -> String {
+    let Some(frame) = registry.error().parent_pool().get_message_by_name(FRAME) else {
+        return String::new();
+    };
+    let file = frame.parent_file();
+    let mut described = schemas.object(&frame, Side::Answer, &[]);
+    for name in IN_PLACE {
+        described["properties"][name]["type"] = "object".into();
+        for word in ["contentEncoding", "pattern"] {
+            described["properties"][name].as_object_mut().map(|field| field.remove(word));
+        }
+    }
+    described.as_object_mut().map(|frame| frame.remove("not"));
+    let payload = schemas.keep("SessionFrame", described);
+    messages
+        .insert("frame".into(), json!({ "name": "SessionFrame", "title": "One frame", "payload": payload }));
+    format!("{}\n\n{}", file_comment(&file), schema::comment(&file, frame.path()))
+}
+
+/// Adds the two frames of a call: how it is made, and how it is answered.
+fn call(method: &Method, schemas: &mut Schemas, messages: &mut Map<String, Value>) {
+    let name = format!("{}.{}", method.desc.parent_service().name(), method.desc.name());
+    let text = schema::comment(&method.desc.parent_file(), method.desc.path());
+    let title = text.split(". ").next().unwrap_or_default().replace('\n', " ");
+    let params = schemas.message(&method.input, Side::Request);
+    let answer = schemas.message(&method.output, Side::Answer);
+    let id = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
+    let call = json!({
+        "type": "object",
+        "required": ["id", "call"],
+        "properties": { "id": id, "call": { "const": name }, "params": params },
+    });
+    let word = if method.kind.streams() { "event" } else { "result" };
+    let answer =
+        json!({ "type": "object", "required": ["id", word], "properties": { "id": id, word: answer } });
+    messages.insert(
+        format!("{name}.call"),
+        json!({ "name": name, "title": title, "description": text, "payload": call }),
+    );
+    messages.insert(
+        format!("{name}.{word}"),
+        json!({ "name": format!("{name}.{word}"), "title": format!("Answers {name}"), "payload": answer }),
+    );
 }
 
 /// The comment at the head of a file.

@@ -44,8 +44,7 @@ const TICK_AT_REST: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_millis(2);
 /// Commands taken in one wake.
 pub(super) const COMMANDS: usize = 64;
-/// Between two looks at the interest of gateways; with the half second in which they write a change, the
-/// count of readers follows within 5 s.
+/// Between two looks at the interest of gateways: with their half second, readers are counted within 5 s.
 const SURVEY: Duration = Duration::from_secs(4);
 /// The same while nobody reads anything.
 const SURVEY_IDLE: Duration = Duration::from_secs(30);
