@@ -218,7 +218,8 @@ async fn ctrl_c_ends_a_reader_with_130_and_a_server_with_0() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_ends_a_publish_that_waits_for_its_input() {
-    let user = User::new("input", String::new());
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let user = User::new("input", format!("http://{}", up.address));
     let mut publish = user.command(&["pub", "demo", "-"]);
     let mut publish = publish.stdin(Stdio::piped()).spawn().unwrap();
     let status = format!("/proc/{}/status", publish.id().unwrap());

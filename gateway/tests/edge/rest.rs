@@ -41,7 +41,7 @@ async fn a_refusal_is_a_problem_that_names_what_is_wrong() {
     for (verb, path, header, body, status, reason, field) in [
         ("GET", "/v1/nope", JSON, "", 404, "ROUTE_NOT_FOUND", ""),
         ("GET", "/nope", JSON, "", 404, "ROUTE_NOT_FOUND", ""),
-        ("GET", "/v1/topics/%ff", JSON, "", 400, "BAD_PATH", ""),
+        ("GET", "/v1/topics/%ff", JSON, "", 400, "BAD_PATH", "topic"),
         ("GET", "/v1/topics?nope=1", JSON, "", 400, "UNKNOWN_PARAMETER", "nope"),
         ("GET", "/v1/topics?pageSize=1&pageSize=2", JSON, "", 400, "REPEATED_PARAMETER", "pageSize"),
         ("GET", "/v1/topics?pageSize=x", JSON, "", 400, "FIELD_INVALID", "pageSize"),
