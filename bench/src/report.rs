@@ -19,9 +19,9 @@ than the numbers: they hold on other machines.
 const HOW: &str = include_str!("how.md");
 
 /// The whole document.
-pub(crate) fn document(sheet: &Sheet, minutes: f64) -> Result<String> {
+pub(crate) fn document(sheet: &Sheet, note: &str) -> Result<String> {
     let mut out = HEAD.to_owned();
-    write!(out, "\n## Where and when\n\n{}\n", machine(minutes))?;
+    write!(out, "\n## Where and when\n\n{}\n", machine(note))?;
     write!(out, "## The table\n\n{}", table(sheet, true)?)?;
     write!(out, "{}\n{HOW}", misses(sheet)?)?;
     Ok(out)
@@ -82,7 +82,7 @@ fn misses(sheet: &Sheet) -> Result<String> {
     Ok(if out.is_empty() { out } else { format!("\n### Where the time goes in what was missed\n\n{out}") })
 }
 
-fn machine(minutes: f64) -> String {
+fn machine(note: &str) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
@@ -90,7 +90,7 @@ fn machine(minutes: f64) -> String {
         read("/proc/meminfo").split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
     let date = humantime::format_rfc3339_seconds(SystemTime::now());
     let rows = [
-        ("Date", format!("{date}, {minutes:.0} minutes")),
+        ("Date", date.to_string()),
         (
             "Machine",
             format!(
@@ -106,7 +106,7 @@ fn machine(minutes: f64) -> String {
             format!(
                 "{}, commit {}",
                 env!("CARGO_PKG_VERSION"),
-                said("git", &["rev-parse", "--short", "HEAD"])
+                said("git", &["describe", "--always", "--dirty"])
             ),
         ),
         ("Rust", format!("{}, release profile", said("rustc", &["--version"]))),
@@ -114,7 +114,8 @@ fn machine(minutes: f64) -> String {
         ("Redis", said("redis-server", &["--version"]).split(" sha=").next().unwrap_or_default().to_owned()),
     ];
     let rows = rows.map(|(name, value)| format!("| {name} | {value} |\n")).concat();
-    format!("| | |\n|---|---|\n{rows}")
+    let note = if note.is_empty() { String::new() } else { format!("\n{note}\n") };
+    format!("| | |\n|---|---|\n{rows}{note}")
 }
 
 fn said(program: &str, words: &[&str]) -> String {

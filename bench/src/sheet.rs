@@ -3,6 +3,9 @@
 use crate::clock::quantile;
 use std::collections::BTreeMap;
 
+/// How a baseline's line ends.
+const BASELINE: &str = " (baseline)";
+
 /// Values of all runs.
 #[derive(Default)]
 pub(crate) struct Sheet {
@@ -16,16 +19,36 @@ pub(crate) struct Sheet {
 pub(crate) struct Runs<'a>(&'a [f64]);
 
 impl Sheet {
-    /// Adds what a run measured.
+    /// Notes what a run measured.
     pub(crate) fn measure(&mut self, name: &str, value: f64) {
-        eprintln!("  {name} {value:.3}");
         self.measured.entry(name.to_owned()).or_default().push(value);
     }
 
-    /// Adds what the same run measured of the baseline.
+    /// Notes what the same run measured of the baseline.
     pub(crate) fn baseline(&mut self, name: &str, value: f64) {
-        eprintln!("  {name} {value:.3} (baseline)");
         self.baseline.entry(name.to_owned()).or_default().push(value);
+    }
+
+    /// Prints what a run measured, and adds it.
+    pub(crate) fn add(&mut self, run: Self) {
+        for (all, values, mark) in
+            [(&mut self.measured, run.measured, ""), (&mut self.baseline, run.baseline, BASELINE)]
+        {
+            for (name, values) in values {
+                values.iter().for_each(|value| eprintln!("  {name} {value:.3}{mark}"));
+                all.entry(name).or_default().extend(values);
+            }
+        }
+    }
+
+    /// Reads what [`Sheet::add`] printed; other lines are passed over.
+    pub(crate) fn read(&mut self, text: &str) {
+        for line in text.lines().filter_map(|line| line.strip_prefix("  ")) {
+            let plain = line.trim_end_matches(BASELINE);
+            let Some((name, value)) = plain.split_once(' ') else { continue };
+            let Ok(value) = value.parse() else { continue };
+            if plain == line { self.measure(name, value) } else { self.baseline(name, value) }
+        }
     }
 
     /// What was measured.
