@@ -84,32 +84,51 @@ const HOP: &str = "raw gossipsub hop";
 const CORE: &str = "raw gossipsub, same core";
 const RIVAL: &str = "Lua script per message";
 
+const NODE: &str = "the swarm alone is most of it; the rest is the node's loop with its writer, windows and book of \
+                    peers, and its subscription to the bus.";
+const KAD: &str = "a raw swarm with kad has most of it: kad allocates 256 buckets of 20 places at once; the rest is as \
+                   without kad.";
+const WAKES: &str = "a message passes the client's sockets, the router, the bus, the owner, its log before it is \
+                     gossiped, and the receiver's log and router: about a dozen tasks where the raw hop has four, at \
+                     20 to 50 µs a wake on cores that had gone idle.";
+const TRIPS: &str = "three round trips to Redis, each as long as the bare one, stand one after another (the call, the \
+                     append before the gossip, the receiver's append), beside the wakes of row 4.";
+const JSON: &str = "as over WebSocket; in addition each publish is a request of its own with headers to read and \
+                    write, and each event JSON.";
+const TRUNK: &str = "the profile is flat: each call crosses the trunk as an HTTP request in memory, whose futures of \
+                     some KB are moved about (memmove is the largest entry, 10 %), and is a command and an answer of \
+                     the Redis client.";
+const COMMANDS: &str = "the call and its receipt are a PUBLISH each, with a delivery each; only appends share their \
+                        entries.";
+const CALLS: &str = "the socket and the reply cost both sides the same; our function makes four calls of Redis (read \
+                     the fence, XADD, keep the tail, SPUBLISH) where the script makes six.";
+
 /// Every line, in the order of the table.
 pub(crate) const LINES: &[Line] = &[
-    line(1, "idle.rss", "hosted node, idle, no peers", "KiB", Goal::Most(40.0), RAW, ""),
-    line(1, "idle.cpu", "the same, CPU", "µs/s", Goal::Most(25.0), RAW, ""),
-    line(1, "kad.rss", "with kad as a client", "KiB", Goal::Most(160.0), RAW, ""),
+    line(1, "idle.rss", "hosted node, idle, no peers", "KiB", Goal::Most(40.0), RAW, NODE),
+    line(1, "idle.cpu", "the same, CPU", "µs/s", Goal::Most(25.0), RAW, NODE),
+    line(1, "kad.rss", "with kad as a client", "KiB", Goal::Most(160.0), RAW, KAD),
     line(1, "kad.cpu", "the same, CPU", "µs/s", Goal::None, RAW, ""),
     line(1, "idle.go", "one go-libp2p process with pubsub, idle", "MiB", Goal::None, "", ""),
     line(2, "many.rss", "2,000 nodes with 2 peers each", "MiB", Goal::Most(600.0), "", ""),
     line(2, "many.cpu", "the same, idle, of one core", "%", Goal::Most(25.0), "", ""),
     line(3, "end.rss", "connection end (TCP)", "KiB", Goal::Most(80.0), RAW, ""),
-    line(4, "hop.ws.p50", "embedded, WebSocket, p50", "ms", Goal::Above(0.3), HOP, ""),
-    line(4, "hop.ws.p99", "embedded, WebSocket, p99", "ms", Goal::Above(1.0), HOP, ""),
-    line(4, "hop.sse.p50", "embedded, POST and SSE, p50", "ms", Goal::Above(0.3), HOP, ""),
-    line(4, "hop.sse.p99", "embedded, POST and SSE, p99", "ms", Goal::Above(1.0), HOP, ""),
-    line(5, "redis.ws.p50", "over Redis, WebSocket, p50", "ms", Goal::Above(0.8), HOP, ""),
-    line(5, "redis.ws.p99", "over Redis, WebSocket, p99", "ms", Goal::Above(2.0), HOP, ""),
-    line(5, "redis.sse.p50", "over Redis, POST and SSE, p50", "ms", Goal::Above(0.8), HOP, ""),
-    line(5, "redis.sse.p99", "over Redis, POST and SSE, p99", "ms", Goal::Above(2.0), HOP, ""),
+    line(4, "hop.ws.p50", "embedded, WebSocket, p50", "ms", Goal::Above(0.3), HOP, WAKES),
+    line(4, "hop.ws.p99", "embedded, WebSocket, p99", "ms", Goal::Above(1.0), HOP, WAKES),
+    line(4, "hop.sse.p50", "embedded, POST and SSE, p50", "ms", Goal::Above(0.3), HOP, JSON),
+    line(4, "hop.sse.p99", "embedded, POST and SSE, p99", "ms", Goal::Above(1.0), HOP, JSON),
+    line(5, "redis.ws.p50", "over Redis, WebSocket, p50", "ms", Goal::Above(0.8), HOP, TRIPS),
+    line(5, "redis.ws.p99", "over Redis, WebSocket, p99", "ms", Goal::Above(2.0), HOP, TRIPS),
+    line(5, "redis.sse.p50", "over Redis, POST and SSE, p50", "ms", Goal::Above(0.8), HOP, JSON),
+    line(5, "redis.sse.p99", "over Redis, POST and SSE, p99", "ms", Goal::Above(2.0), HOP, JSON),
     line(5, "redis.trip.p50", "a bare fred round trip, p50", "ms", Goal::None, "", ""),
     line(5, "redis.trip.p99", "a bare fred round trip, p99", "ms", Goal::None, "", ""),
-    line(6, "full.gateway", "gateway, CPU per message", "µs", Goal::Most(30.0), "", ""),
+    line(6, "full.gateway", "gateway, CPU per message", "µs", Goal::Most(30.0), "", TRUNK),
     line(6, "full.worker", "worker, CPU per message", "µs", Goal::Above(40.0), CORE, ""),
-    line(6, "full.redis", "Redis, CPU per message", "µs", Goal::Most(12.0), "", ""),
+    line(6, "full.redis", "Redis, CPU per message", "µs", Goal::Most(12.0), "", COMMANDS),
     line(6, "full.client", "the client, CPU per message", "µs", Goal::None, "", ""),
     line(7, "full.rate", "messages a second, signed, 256 B", "/s", Goal::Share(0.6), CORE, ""),
-    line(8, "store.alone", "Redis per logged publish, alone", "µs", Goal::Times(0.7), RIVAL, ""),
-    line(8, "store.burst", "the same, bursts of 16", "µs", Goal::Times(0.15), RIVAL, ""),
+    line(8, "store.alone", "Redis per logged publish, alone", "µs", Goal::Times(0.7), RIVAL, CALLS),
+    line(8, "store.burst", "the same, bursts of 16", "µs", Goal::Times(0.15), RIVAL, CALLS),
     line(9, "rehome", "clean release to first gossip", "ms", Goal::Most(100.0), "", ""),
 ];
