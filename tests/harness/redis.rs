@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Ports tried before a test gives up.
+const PORTS: usize = 5;
+
 /// A running server.
 pub struct Server {
     child: Child,
@@ -15,9 +18,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one without persistence.
+    /// Starts one without persistence; on another port where the first was taken meanwhile.
     pub fn start() -> Self {
-        let port = free_port();
+        (0..PORTS).find_map(|_| Self::start_on(free_port())).expect("redis-server finds a free port")
+    }
+
+    /// `None`: it ended, as somebody else has the port.
+    fn start_on(port: u16) -> Option<Self> {
         let dir = std::env::temp_dir().join(format!("plexus-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let child = Command::new("redis-server")
@@ -27,13 +34,23 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed (the README says how the tests are run)");
-        let server = Self { child, port, dir };
+        let mut server = Self { child, port, dir };
         let end = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while !server.listens() {
+            if server.child.try_wait().unwrap().is_some() {
+                return None;
+            }
             assert!(Instant::now() < end, "redis-server does not answer on port {port}");
             std::thread::yield_now();
         }
-        server
+        Some(server)
+    }
+
+    /// Whether somebody else than ourselves answers: a connect to a free port of the ephemeral range can
+    /// reach its own socket, and then takes the port from the server.
+    fn listens(&self) -> bool {
+        let socket = TcpStream::connect(("127.0.0.1", self.port));
+        socket.is_ok_and(|s| s.local_addr().unwrap() != s.peer_addr().unwrap())
     }
 
     /// Its URL.

@@ -78,9 +78,13 @@ impl Subscriptions {
 
     pub(super) fn leave(&mut self, t: u32) {
         let Some(topic) = self.topics.get_mut(&t) else { return };
-        if !matches!(topic.phase, Phase::Leaving { .. }) {
-            topic.phase = Phase::Leaving { again: false };
-            self.orders.push(Order::Leave { t, node: topic.node.clone(), topic: topic.name.clone() });
+        match topic.phase {
+            Phase::Following => topic.unwanted = true,
+            Phase::Listening => {
+                topic.phase = Phase::Leaving { again: false };
+                self.orders.push(Order::Leave { t, node: topic.node.clone(), topic: topic.name.clone() });
+            }
+            Phase::Leaving { .. } => {}
         }
     }
 

@@ -228,11 +228,12 @@ impl Subscriptions {
     /// The live subject stands and interest is written, or not.
     pub(crate) fn listening(&mut self, t: u32, result: Result<(), Failure>, now: Instant) {
         let Some(topic) = self.topics.get_mut(&t) else { return };
+        topic.phase = Phase::Listening;
+        let unwanted = std::mem::take(&mut topic.unwanted) && topic.readers() == 0;
         match result {
-            Ok(()) => {
-                topic.phase = Phase::Listening;
-                self.rejoin(t);
-            }
+            // Whoever asked for it was refused meanwhile.
+            Ok(()) if unwanted => return self.leave(t),
+            Ok(()) => self.rejoin(t),
             Err(failure) => self.fail_coming(t, &failure, now),
         }
         self.settle(t, now);
@@ -241,6 +242,9 @@ impl Subscriptions {
     /// The owner answered, or nobody did.
     pub(crate) fn joined(&mut self, t: u32, result: Result<(), Failure>, now: Instant) {
         let Some(topic) = self.topics.get_mut(&t) else { return };
+        if topic.phase != Phase::Listening {
+            return; // asked before it was left
+        }
         topic.joining = false;
         topic.joined = result.is_ok();
         if let Err(failure) = result

@@ -77,6 +77,8 @@ pub(crate) struct Topic {
     pub(crate) coming: Vec<(u64, usize)>,
     /// Since when nobody reads it.
     pub(crate) left: Option<Instant>,
+    /// To be left once following has come to its end: interest that is being written cannot be withdrawn.
+    pub(crate) unwanted: bool,
     /// Interest could not be withdrawn yet.
     pub(crate) stuck: bool,
     /// Readers as last written to the bus.
@@ -104,6 +106,7 @@ impl Topic {
             attached: Vec::new(),
             coming: Vec::new(),
             left: None,
+            unwanted: false,
             stuck: false,
             counted: 1,
         }

@@ -476,6 +476,45 @@ async fn a_node_that_is_deleted_ends_its_topics() {
 }
 
 #[tokio::test]
+async fn a_reader_that_comes_while_a_missing_node_is_forgotten_is_told() {
+    let mut scene = Scene::new();
+    let (node, mut now) = (NodeName::new("default", "n").unwrap(), scene.now);
+    let (answer, mut first) = oneshot::channel();
+    scene.subscriptions.subscribe(Scene::wish(&["a"], After::End), answer, now);
+    let follow = scene.subscriptions.take();
+    assert!(matches!(follow[..], [Order::Follow { .. }]), "{follow:?}");
+    // Another call finds that the node is missing, while the topic's subject is still under way.
+    scene.subscriptions.deleted(&node, now);
+    assert_eq!(first.try_recv().unwrap().err().unwrap().reason, "NODE_NOT_FOUND");
+    let leave = scene.subscriptions.take();
+    assert!(leave.is_empty(), "interest that is being written cannot be withdrawn: {leave:?}");
+    now += Duration::from_millis(1);
+    let (answer, mut second) = oneshot::channel();
+    scene.subscriptions.subscribe(Scene::wish(&["a"], After::End), answer, now);
+    let missing = v1::Error::new(Reason::NodeNotFound, "node \"n\" does not exist");
+    scene.join = Err(Box::new(missing));
+    follow.into_iter().for_each(|order| scene.carry_out(order));
+    scene.settle();
+    assert_eq!(second.try_recv().unwrap().err().unwrap().reason, "NODE_NOT_FOUND");
+    assert!(!scene.subscriptions.follows(&node), "nothing is left of it");
+    assert_eq!((scene.followed, scene.left), (1, 1));
+}
+
+#[tokio::test]
+async fn a_topic_that_nobody_wants_any_more_is_left_once_it_is_followed() {
+    let mut scene = Scene::new();
+    let node = NodeName::new("default", "n").unwrap();
+    let (answer, _first) = oneshot::channel();
+    scene.subscriptions.subscribe(Scene::wish(&["a"], After::End), answer, scene.now);
+    let follow = scene.subscriptions.take();
+    scene.subscriptions.deleted(&node, scene.now);
+    follow.into_iter().for_each(|order| scene.carry_out(order));
+    scene.settle();
+    assert_eq!((scene.followed, scene.left), (1, 1));
+    assert!(!scene.subscriptions.follows(&node));
+}
+
+#[tokio::test]
 async fn several_topics_begin_together_and_each_before_its_messages() {
     let mut scene = Scene::new();
     scene.say(2);
