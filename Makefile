@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e bench foreign prepare connect conformance schemathesis lint fmt clippy docs contract audit clean
+.PHONY: help run test build unit e2e bench foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -12,7 +12,7 @@ help: ## List the commands
 run: ## Build and start gateway and worker on 127.0.0.1:8080
 	$(CARGO) run --locked -q -p plexus -- up
 
-test: prepare foreign build unit e2e connect ## Run every test: units, the bus suite, end to end on each bus, foreign peers, the Connect suite
+test: prepare foreign build unit e2e connect clients ## Run every test: units, the bus suite, end to end on each bus, foreign peers, the Connect suite, clients
 
 build: ## Build the program and every test
 	$(CARGO) build --locked -p plexus -p plexus-conformance
@@ -41,6 +41,10 @@ connect: ## The public Connect suite against the gateway's edge, in Connect, gRP
 
 conformance: ## Every public suite against the gateway's edge, with totals
 	@CARGO="$(CARGO)" tools/conformance
+
+clients: ## The TypeScript, Python and browser examples against a gateway
+	$(CARGO) build --locked -q -p plexus
+	@CARGO="$(CARGO)" tools/clients
 
 schemathesis: ## Check a gateway against its OpenAPI document (installs schemathesis)
 	$(CARGO) build --locked -q -p plexus
