@@ -6,6 +6,7 @@
 // GATEWAY lets pages of http://localhost:PORT call.
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
+import { connect, createServer as createRelay } from "node:net";
 import { chromium } from "playwright-core";
 
 const [program, gateway, port] = process.argv.slice(2);
@@ -40,14 +41,31 @@ async function serve(at) {
   return server.address().port;
 }
 
-async function open(at) {
+/** A way to the gateway that can be cut. */
+async function relay() {
+  const open = new Set();
+  const server = createRelay((inside) => {
+    const outside = connect(new URL(gateway).port, new URL(gateway).hostname);
+    inside.pipe(outside).pipe(inside);
+    for (const [socket, other] of [[inside, outside], [outside, inside]]) {
+      open.add(socket);
+      socket.on("error", () => {});
+      socket.on("close", () => open.delete(socket) && other.destroy());
+    }
+  });
+  await new Promise((done) => server.listen(0, "127.0.0.1", done));
+  const cut = () => open.forEach((socket) => socket.destroy());
+  return { url: `http://127.0.0.1:${server.address().port}`, cut };
+}
+
+async function open(at, through = gateway) {
   const page = await browser.newPage();
   page.problems = [];
   page.hosts = new Set();
   page.on("pageerror", (error) => page.problems.push(error.message));
   page.on("request", (request) => page.hosts.add(new URL(request.url()).host));
   page.on("websocket", (socket) => page.hosts.add(new URL(socket.url()).host));
-  const query = new URLSearchParams({ gateway, topic });
+  const query = new URLSearchParams({ gateway: through, topic });
   await page.goto(`http://localhost:${at}/browser.html?${query}`);
   return page;
 }
@@ -98,6 +116,17 @@ try {
     const lines = await page.evaluate(([url, name]) => web.run(url, name), [gateway, `${topic}-web`]);
     equal(lines, ["Connect: one, two, three, four", "gRPC-Web: one, two, three, four"]);
   });
+
+  const line = await relay();
+  const cut = await open(port, line.url);
+  for (const way of ways) await shown(cut, way, wanted.length);
+  line.cut();
+  wanted.push("after the cut");
+  await publishOutside(wanted.at(-1));
+  for (const way of ways)
+    await promise(`${way}: goes on after its connection was cut, without gap or repeat`, async () =>
+      equal(await shown(cut, way, wanted.length), wanted));
+  await cut.close();
 
   const stranger = await open(await serve(0));
   await promise("a page of an origin that is not listed may not publish", async () => {
