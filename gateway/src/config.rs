@@ -1,8 +1,11 @@
 //! What a gateway may be told.
 
-use crate::Error;
+use crate::{
+    Error,
+    edge::{forwarders, tls},
+};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// A gateway.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -12,6 +15,10 @@ pub struct Config {
     pub listen: String,
     /// Origins whose pages may call, beside the own host: `https://app.example`.
     pub origins: Vec<String>,
+    /// TLS on the port or on one of its own.
+    pub tls: Tls,
+    /// Who stands before the gateway and may say who the client is.
+    pub forwarders: Forwarders,
     /// Bounds on connections and requests.
     pub limits: Limits,
     /// Bounds of the router: calls and readers.
@@ -19,6 +26,62 @@ pub struct Config {
     /// Longest drain at shutdown.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+}
+
+/// TLS: 1.2 and 1.3, ALPN `h2` and `http/1.1`. Off without a certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// A PEM file with the certificate and the rest of its chain; turns TLS on.
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with its private key.
+    pub key: Option<PathBuf>,
+    /// A port of its own for TLS, `host:port`; without it `listen` speaks TLS.
+    pub listen: Option<String>,
+    /// Whether `listen` also answers clients without TLS, told apart by their first byte.
+    pub plaintext: bool,
+    /// Certificates of clients: `off`; `request`, where one may come and must then be good; `require`.
+    pub client_certificates: ClientCertificates,
+    /// A PEM file with the authorities that sign certificates of clients.
+    pub client_ca: Option<PathBuf>,
+    /// Time between two looks at the files; changed ones hold for new connections.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: Duration,
+}
+
+/// What is asked of clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// No certificate.
+    Off,
+    /// One that is good, or none.
+    Request,
+    /// One that is good.
+    Require,
+}
+
+/// Who stands before the gateway and may say who the client is. Nobody by default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forwarders {
+    /// Addresses and networks (`10.0.0.0/8`) whose connections begin with a PROXY protocol v2 header; one
+    /// without it is closed.
+    pub proxy_protocol: Vec<String>,
+    /// Addresses and networks whose requests say in `header` who the client is.
+    pub trusted: Vec<String>,
+    /// The one header that they write: `x-forwarded-for` or `forwarded`.
+    pub header: ForwardedHeader,
+}
+
+/// The header in which a forwarder says who the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
 }
 
 /// Bounds on connections and requests.
@@ -30,6 +93,9 @@ pub struct Limits {
     /// Time until the first byte of a connection.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
+    /// Time for a TLS handshake, from its first byte.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
     /// Time for a request head, from its first byte.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
@@ -115,10 +181,7 @@ impl Config {
     /// Checks what serde cannot. [`crate::Gateway::bind`] refuses the same.
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |text: String| Err(Error::Config(text));
-        let (host, port) = self.listen.rsplit_once(':').unwrap_or_default();
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return wrong(format!("listen: {:?} is not host:port", self.listen));
-        }
+        address("listen", &self.listen)?;
         let is_origin =
             |o: &String| o.parse::<http::Uri>().is_ok_and(|o| o.scheme().is_some() && o.path() == "/");
         if let Some(bad) = self.origins.iter().find(|o| o.ends_with('/') || !is_origin(o)) {
@@ -131,7 +194,37 @@ impl Config {
         if self.limits.call_timeout > self.limits.call_timeout_max {
             return wrong("limits.call_timeout: must not be above limits.call_timeout_max".into());
         }
-        Ok(())
+        forwarders::Forwarders::new(&self.forwarders)?;
+        self.tls.check(&self.listen)
+    }
+}
+
+/// Refuses what is no address to listen on.
+fn address(name: &str, listen: &str) -> Result<(), Error> {
+    let (host, port) = listen.rsplit_once(':').unwrap_or_default();
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err(Error::Config(format!("{name}: {listen:?} is not host:port")));
+    }
+    Ok(())
+}
+
+impl Tls {
+    /// Refuses what could not be served, the files included.
+    fn check(&self, plain: &str) -> Result<(), Error> {
+        let wrong = |text: &str| Err(Error::Config(text.into()));
+        if self.reload_interval.is_zero() {
+            return wrong("tls.reload_interval: must be above 0");
+        }
+        if let Some(listen) = &self.listen {
+            address("tls.listen", listen)?;
+            if listen == plain && !listen.ends_with(":0") {
+                return wrong("tls.listen: must differ from listen; without it listen speaks TLS");
+            }
+            if self.plaintext {
+                return wrong("tls.plaintext: with tls.listen there is no TLS on listen to stand beside");
+            }
+        }
+        tls::check(self)
     }
 }
 
@@ -141,6 +234,7 @@ impl Limits {
         let empty = [
             ("limits.connections_max", self.connections_max == 0),
             ("limits.first_byte_timeout", self.first_byte_timeout.is_zero()),
+            ("limits.handshake_timeout", self.handshake_timeout.is_zero()),
             ("limits.head_timeout", self.head_timeout.is_zero()),
             ("limits.idle_timeout", self.idle_timeout.is_zero()),
             ("limits.write_timeout", self.write_timeout.is_zero()),
@@ -185,10 +279,32 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:8080".into(),
             origins: Vec::new(),
+            tls: Tls::default(),
+            forwarders: Forwarders::default(),
             limits: Limits::default(),
             router: Router::default(),
             drain: Duration::from_secs(45),
         }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            certificate: None,
+            key: None,
+            listen: None,
+            plaintext: false,
+            client_certificates: ClientCertificates::Off,
+            client_ca: None,
+            reload_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Forwarders {
+    fn default() -> Self {
+        Self { proxy_protocol: Vec::new(), trusted: Vec::new(), header: ForwardedHeader::XForwardedFor }
     }
 }
 
@@ -197,6 +313,7 @@ impl Default for Limits {
         Self {
             connections_max: 20_000,
             first_byte_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
@@ -244,7 +361,7 @@ mod tests {
     #[test]
     fn a_config_that_could_serve_nobody_is_refused_by_the_name_of_its_key() {
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 11] = [
+        let changes: [(&str, Change); 23] = [
             ("listen", |c| c.listen = "8080".into()),
             ("listen", |c| c.listen = "localhost:http".into()),
             ("listen", |c| c.listen = ":8080".into()),
@@ -254,6 +371,22 @@ mod tests {
             ("limits.call_timeout", |c| c.limits.call_timeout = Duration::from_secs(301)),
             ("limits.streams_max", |c| c.limits.streams_max = 0),
             ("limits.session_pong_timeout", |c| c.limits.session_pong_timeout = Duration::ZERO),
+            ("limits.handshake_timeout", |c| c.limits.handshake_timeout = Duration::ZERO),
+            ("forwarders.trusted", |c| c.forwarders.trusted = vec!["10.0.0.0/33".into()]),
+            ("forwarders.proxy_protocol", |c| c.forwarders.proxy_protocol = vec!["lb.example".into()]),
+            ("tls.reload_interval", |c| c.tls.reload_interval = Duration::ZERO),
+            ("tls.key", |c| c.tls.certificate = Some("cert.pem".into())),
+            ("tls.certificate", |c| c.tls.key = Some("key.pem".into())),
+            ("tls.certificate", |c| c.tls.listen = Some("127.0.0.1:8443".into())),
+            ("tls.certificate", |c| c.tls.client_certificates = ClientCertificates::Require),
+            ("tls.listen", |c| c.tls.listen = Some("8443".into())),
+            ("tls.listen", |c| c.tls.listen = Some(c.listen.clone())),
+            ("tls.plaintext", |c| {
+                (c.tls.plaintext, c.tls.listen) = (true, Some("127.0.0.1:8443".into()));
+            }),
+            ("tls.certificate", |c| {
+                (c.tls.certificate, c.tls.key) = (Some("/nowhere/cert".into()), Some("/nowhere/key".into()));
+            }),
             ("router.queue", |c| c.router.queue = 0),
             ("router.attend_interval", |c| c.router.attend_interval = Duration::ZERO),
         ];

@@ -76,6 +76,11 @@ impl Gateway {
         self.edge.local_addr()
     }
 
+    /// Says where it listens for TLS alone; none where that is no port of its own.
+    pub fn tls_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.edge.tls_addr()
+    }
+
     /// What it counts, to be registered once.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

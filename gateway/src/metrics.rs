@@ -26,6 +26,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections accepted.
     pub accepted: Counter,
+    /// TLS handshakes and PROXY headers by how they ended.
+    pub handshakes: Family<ByOutcome, Counter>,
+    /// Changed certificates: taken, or kept out because they cannot be used.
+    pub certificates: Family<ByReload, Counter>,
     /// Requests refused before any service saw them.
     pub refused: Counter,
     /// What the router counts.
@@ -67,6 +71,54 @@ pub struct ByDialect {
     pub dialect: Dialect,
 }
 
+/// How the beginning of a connection went, before any HTTP.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Handshake {
+    /// TLS is spoken.
+    Done,
+    /// The peer took too long.
+    Timeout,
+    /// The peer went away.
+    Gone,
+    /// The peer speaks no TLS, and the port nothing else.
+    Plaintext,
+    /// No version, suite or protocol in common.
+    Incompatible,
+    /// The client has no certificate and must have one.
+    NoCertificate,
+    /// The client's certificate is not good.
+    BadCertificate,
+    /// The client would not have it: it does not trust the certificate, for one.
+    Refused,
+    /// What came was no handshake.
+    Malformed,
+    /// A forwarder's PROXY header is missing or cannot be read.
+    ProxyHeader,
+}
+
+/// By outcome alone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ByOutcome {
+    /// How it ended.
+    pub outcome: Handshake,
+}
+
+/// What became of changed certificate files.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Reload {
+    /// They hold for new connections.
+    Taken,
+    /// They cannot be used; those before still hold.
+    Refused,
+}
+
+/// By what became of them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ByReload {
+    /// What became of them.
+    pub outcome: Reload,
+}
+
 impl Metrics {
     /// Registers everything under `plexus_gateway_…`.
     pub fn register(&self, registry: &mut Registry) {
@@ -76,6 +128,8 @@ impl Metrics {
         registry.register("streams", "Streams and sessions open now", self.streams.clone());
         registry.register("connections", "Connections open now", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.accepted.clone());
+        registry.register("handshakes", "Beginnings of connections by outcome", self.handshakes.clone());
+        registry.register("certificates", "Changed certificates by outcome", self.certificates.clone());
         registry.register("refused", "Requests refused before any service saw them", self.refused.clone());
         self.router.register(registry);
     }
@@ -91,6 +145,8 @@ impl Default for Metrics {
             streams: Family::default(),
             connections: Gauge::default(),
             accepted: Counter::default(),
+            handshakes: Family::default(),
+            certificates: Family::default(),
             refused: Counter::default(),
             router: router::Metrics::default(),
         }

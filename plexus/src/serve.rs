@@ -103,6 +103,9 @@ impl Process {
         let (pulse, within) = (gateway.pulse(), config.admin.stuck_after);
         self.admin.parts.push(Part::new("gateway", move || pulse.alive(within), || true));
         tracing::info!(listen = %gateway.local_addr()?, "the one port: REST, gRPC, gRPC-Web, Connect, WebSocket, SSE");
+        if let Some(listen) = gateway.tls_addr()? {
+            tracing::info!(%listen, "the same with TLS");
+        }
         self.clients.spawn(gateway.run(self.stops.clients.clone()));
         Ok(())
     }

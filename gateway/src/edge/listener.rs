@@ -3,25 +3,24 @@
 //! nothing of what is served.
 
 use super::{
+    connection::{Accepted, Connections},
     drain::Drain,
-    wire::{Pace, Wire},
+    forwarders::Forwarders,
+    opening::Opening,
+    tls::Tls,
 };
 use crate::{config::Limits, metrics::Metrics, pulse::Beat};
 use axum::body::Body;
-use http::{Request, Response, StatusCode};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
-};
+use http::{Request, Response};
+use hyper_util::server::graceful::GracefulShutdown;
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Interval, MissedTickBehavior},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Service, ServiceExt};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
 
 /// Pause after an accept that failed: the process is out of descriptors, and trying at once only spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -32,28 +31,66 @@ const TICK: Duration = Duration::from_secs(1);
 /// Time to let go of what was cut.
 const CUT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who is at the other end of the connection; in every request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+/// Where connections come from, and what they begin with.
+pub(crate) struct Doors {
+    /// The port.
+    front: (TcpListener, Opening),
+    /// The port of its own for TLS.
+    secure: Option<(TcpListener, Opening)>,
+}
+
+impl Doors {
+    /// One port, or a second one that speaks TLS alone; `plaintext`: the one port also does without.
+    pub(crate) fn new(
+        front: TcpListener,
+        secure: Option<TcpListener>,
+        forwarders: Arc<Forwarders>,
+        tls: Option<Tls>,
+        plaintext: bool,
+    ) -> Self {
+        let open = |tls, plaintext| Opening { forwarders: forwarders.clone(), tls, plaintext };
+        match secure {
+            None => Self { front: (front, open(tls, plaintext)), secure: None },
+            Some(secure) => {
+                Self { front: (front, open(None, true)), secure: Some((secure, open(tls, false))) }
+            }
+        }
+    }
+
+    /// Waits for a connection: whether it came by the port for TLS, and what it is.
+    async fn accept(&self) -> (bool, io::Result<(TcpStream, SocketAddr)>) {
+        let secure = async {
+            match &self.secure {
+                Some((socket, _)) => socket.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = self.front.0.accept() => (false, accepted),
+            accepted = secure => (true, accepted),
+        }
+    }
+
+    fn opening(&self, secure: bool) -> &Opening {
+        match &self.secure {
+            Some((_, opening)) if secure => opening,
+            _ => &self.front.1,
+        }
+    }
+}
 
 /// The port and its loop.
 pub(crate) struct Listener<S> {
     /// Where connections come from.
-    socket: TcpListener,
-    /// What requests go to.
-    app: S,
-    /// How HTTP is spoken.
-    http: Builder<Tasks>,
-    /// What connections are held to.
-    limits: Limits,
+    doors: Doors,
+    /// What becomes of them.
+    connections: Arc<Connections<S>>,
     /// One permit a connection, upgraded ones too.
     slots: Arc<Semaphore>,
     /// Tells connections to finish.
     graceful: GracefulShutdown,
     /// How everything ends.
     drain: Drain,
-    /// What is counted.
-    metrics: Metrics,
     /// No accept before this.
     rest_until: Instant,
     clock: Interval,
@@ -63,29 +100,29 @@ pub(crate) struct Listener<S> {
 
 /// What the loop waits for.
 enum Input {
-    Accepted(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    Accepted { socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit, secure: bool },
     Failed(io::Error),
     Tick,
 }
 
 impl<S> Listener<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    /// Serves `app` on a bound socket.
-    pub(crate) fn new(socket: TcpListener, app: S, limits: Limits, drain: Drain, metrics: Metrics) -> Self {
+    /// Serves `app` behind bound sockets.
+    pub(crate) fn new(doors: Doors, app: S, limits: Limits, drain: Drain, metrics: Metrics) -> Self {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        let forwarders = doors.front.1.forwarders.clone();
+        let connections = Connections::new(app, forwarders, limits, drain.clone(), metrics);
         Self {
-            socket,
-            app,
-            http: http(&limits, &drain),
-            slots: Arc::new(Semaphore::new(limits.connections_max)),
-            limits,
+            doors,
+            connections: Arc::new(connections),
+            slots,
             graceful: GracefulShutdown::new(),
             drain,
-            metrics,
             rest_until: Instant::now(),
             clock,
             beat: Beat::new(),
@@ -94,7 +131,12 @@ where
 
     /// Says where it listens.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.doors.front.0.local_addr()
+    }
+
+    /// Says where it listens for TLS alone.
+    pub(crate) fn tls_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.doors.secure.as_ref().map(|(socket, _)| socket.local_addr()).transpose()
     }
 
     /// That the loop turns.
@@ -116,9 +158,9 @@ where
         let accept = async {
             tokio::time::sleep_until(self.rest_until).await;
             let slot = self.slots.clone().acquire_owned().await.expect("the slots are never closed");
-            match self.socket.accept().await {
-                Ok((socket, peer)) => Input::Accepted(socket, peer, slot),
-                Err(error) => Input::Failed(error),
+            match self.doors.accept().await {
+                (secure, Ok((socket, peer))) => Input::Accepted { socket, peer, slot, secure },
+                (_, Err(error)) => Input::Failed(error),
             }
         };
         tokio::select! {
@@ -130,7 +172,10 @@ where
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Accepted(socket, peer, slot) => self.serve(socket, peer, slot),
+            Input::Accepted { socket, peer, slot, secure } => {
+                let (opening, watcher) = (self.doors.opening(secure), self.graceful.watcher());
+                self.connections.serve(Accepted { socket, peer, slot }, opening, watcher);
+            }
             Input::Failed(error) => {
                 tracing::warn!(%error, "accept failed");
                 self.rest_until = Instant::now() + ACCEPT_PAUSE;
@@ -139,40 +184,9 @@ where
         }
     }
 
-    fn serve(&self, socket: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
-        // Both fail only on a socket that is gone already; the connection then says so itself.
-        let _ = socket.set_nodelay(true);
-        let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(self.limits.write_timeout));
-        self.metrics.accepted.inc();
-        let pace = Pace::default();
-        let wire = Wire::new(socket, pace.clone(), &self.limits, slot, self.metrics.connections.clone());
-        let app = self.app.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (app, pace) = (app.clone(), pace.clone());
-            async move {
-                let head = pace.begin();
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(Peer(peer));
-                let response = app.oneshot(request).await?;
-                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    head.end();
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let connection = self.http.serve_connection_with_upgrades(TokioIo::new(wire), service).into_owned();
-        let connection = self.graceful.watch(connection);
-        let cut = self.drain.cut.clone();
-        self.drain.tasks.spawn(async move {
-            if let Some(Err(error)) = cut.run_until_cancelled_owned(connection).await {
-                tracing::debug!(%peer, %error, "connection failed");
-            }
-        });
-    }
-
     /// Ends streams and sessions, waits for what is open, and cuts what is left after the window.
     async fn close(self) {
-        drop(self.socket);
+        drop(self.doors);
         self.drain.stop.cancel();
         self.drain.tasks.close();
         let finish = async { tokio::join!(self.graceful.shutdown(), self.drain.tasks.wait()) };
@@ -184,45 +198,5 @@ where
             self.drain.cut.cancel();
             let _ = tokio::time::timeout(CUT_PAUSE, self.drain.tasks.wait()).await;
         }
-    }
-}
-
-fn http(limits: &Limits, drain: &Drain) -> Builder<Tasks> {
-    let mut http = Builder::new(Tasks { tasks: drain.tasks.clone(), cut: drain.cut.clone() });
-    http.http1()
-        .timer(TokioTimer::new())
-        // hyper's timer runs between requests too, so it is the idle limit; heads are `Wire`'s.
-        .header_read_timeout(limits.idle_timeout)
-        // Above what the edge counts itself, so that it can say what was wrong.
-        .max_headers(limits.headers_max + 28)
-        .max_buf_size(64 << 10);
-    http.http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(limits.ping_interval)
-        .keep_alive_timeout(limits.ping_timeout)
-        .max_concurrent_streams(limits.streams_max)
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(128)
-        .max_header_list_size(2 * limits.header_bytes_max as u32)
-        .adaptive_window(true)
-        .max_send_buf_size(256 << 10)
-        .enable_connect_protocol();
-    http
-}
-
-/// Where hyper's own tasks go: each has an owner that waits for it.
-#[derive(Clone)]
-struct Tasks {
-    tasks: TaskTracker,
-    cut: CancellationToken,
-}
-
-impl<F> hyper::rt::Executor<F> for Tasks
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, task: F) {
-        self.tasks.spawn(self.cut.clone().run_until_cancelled_owned(task));
     }
 }

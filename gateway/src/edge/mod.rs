@@ -1,7 +1,8 @@
 //! Words: one port, every dialect, the same services behind. No capability is named here: methods,
 //! paths and fields come from the descriptor, so that a new one is alive on every dialect at once.
 //!
-//! - [`listener`] accepts connections, [`wire`] times them, [`drain`] ends them
+//! - [`listener`] accepts connections, [`opening`] reads what comes before HTTP: a word of [`forwarders`],
+//!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`drain`] ends them
 //! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds
 //! - [`trunk`] is the one way into the services, [`desc`] what they are, [`reflection`] tells it to clients
 //! - [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`] streams as text
@@ -17,15 +18,18 @@ mod bind;
 mod body;
 mod compress;
 mod connect;
+mod connection;
 mod convention;
 pub(crate) mod desc;
 pub(crate) mod drain;
+pub(crate) mod forwarders;
 mod guard;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod listener;
 mod negotiate;
 mod openapi;
+mod opening;
 pub(crate) mod problem;
 mod reference;
 mod reflection;
@@ -33,22 +37,26 @@ mod rest;
 mod route;
 mod schema;
 mod sse;
+pub(crate) mod tls;
 pub(crate) mod trunk;
 mod websocket;
 pub(crate) mod wire;
 
+pub use connection::Peer;
 pub use desc::Error;
 pub use limits::Trailers;
-pub use listener::Peer;
+pub use opening::ClientCertificate;
 
 use crate::{config::Config, metrics::Metrics, pulse::Beat};
 use app::App;
 use auth::Auth;
 use desc::Registry;
 use drain::Drain;
-use listener::Listener;
+use forwarders::Forwarders;
+use listener::{Doors, Listener};
 use reflection::Reflection;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tls::Tls;
 use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -66,6 +74,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// The one port.
 pub struct Edge {
     listener: Listener<App>,
+    /// Looks after the certificate where there is one.
+    certificates: Option<tls::EventLoop>,
     health: HealthReporter,
     services: Vec<String>,
     healthy: Arc<dyn Fn() -> bool + Send + Sync>,
@@ -88,9 +98,16 @@ pub struct Served {
 impl Edge {
     /// Binds the port and puts every dialect in front of the services.
     pub async fn bind(config: &Config, served: Served, metrics: Metrics) -> Result<Self, crate::Error> {
-        let listen = |source| crate::Error::Listen { listen: config.listen.clone(), source };
-        let socket = TcpListener::bind(&config.listen).await.map_err(listen)?;
-        let local = socket.local_addr().map_err(listen)?.ip().is_loopback();
+        let forwarders = Arc::new(Forwarders::new(&config.forwarders)?);
+        let (tls, certificates) = Tls::new(&config.tls, metrics.clone())?.unzip();
+        let front = bind(&config.listen).await?;
+        let secure = match &config.tls.listen {
+            Some(listen) => Some(bind(listen).await?),
+            None => None,
+        };
+        let is_local = |socket: &TcpListener| socket.local_addr().is_ok_and(|a| a.ip().is_loopback());
+        let local = is_local(&front) && secure.as_ref().is_none_or(is_local);
+        let doors = Doors::new(front, secure, forwarders, tls, config.tls.plaintext);
         let mut sets = vec![
             plexus_proto::DESCRIPTOR,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -109,13 +126,18 @@ impl Edge {
         let drain = Drain::new(config.drain);
         let trunk = Trunk::new(routes, registry, config.limits.clone(), drain.clone(), metrics.clone());
         let app = App::new(trunk, Auth::off(&config.origins, local), served.echo)?;
-        let listener = Listener::new(socket, app, config.limits.clone(), drain, metrics);
-        Ok(Self { listener, health, services, healthy: served.healthy })
+        let listener = Listener::new(doors, app, config.limits.clone(), drain, metrics);
+        Ok(Self { listener, certificates, health, services, healthy: served.healthy })
     }
 
     /// Says where it listens.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Says where it listens for TLS alone; none where that is no port of its own.
+    pub fn tls_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.listener.tls_addr()
     }
 
     /// Turns of the accept loop.
@@ -125,7 +147,7 @@ impl Edge {
 
     /// Serves until `stop`, then drains: not serving, no new connections, streams end, calls finish.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, health, services, healthy } = self;
+        let Self { listener, certificates, health, services, healthy } = self;
         let serving = CancellationToken::new();
         let report = async {
             let mut clock = tokio::time::interval(HEALTH_INTERVAL);
@@ -137,8 +159,18 @@ impl Edge {
             tell(&health, &services, ServingStatus::NotServing).await;
             serving.cancel();
         };
-        tokio::join!(listener.run(serving.clone()), report);
+        let renew = async {
+            if let Some(certificates) = certificates {
+                certificates.run(stop.clone()).await;
+            }
+        };
+        tokio::join!(listener.run(serving.clone()), report, renew);
     }
+}
+
+async fn bind(listen: &str) -> Result<TcpListener, crate::Error> {
+    let bound = TcpListener::bind(listen).await;
+    bound.map_err(|source| crate::Error::Listen { listen: listen.to_owned(), source })
 }
 
 async fn tell(health: &HealthReporter, services: &[String], status: ServingStatus) {

@@ -20,6 +20,11 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::Sleep,
 };
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+/// Bytes as they came, or out of TLS, whose state is too large for those who have none.
+pub(crate) type Bytes = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -56,7 +61,7 @@ impl Head {
 
 /// One connection.
 pub(crate) struct Wire {
-    socket: TcpStream,
+    bytes: Bytes,
     pace: Pace,
     spoken: Spoken,
     timer: Option<(Pin<Box<Sleep>>, u32)>,
@@ -85,9 +90,9 @@ enum Spoken {
 }
 
 impl Wire {
-    /// Takes an accepted socket.
+    /// Takes a connection that is about to speak HTTP.
     pub(crate) fn new(
-        socket: TcpStream,
+        bytes: Bytes,
         pace: Pace,
         limits: &Limits,
         slot: OwnedSemaphorePermit,
@@ -96,7 +101,7 @@ impl Wire {
         open.inc();
         let timer = Some((Box::pin(tokio::time::sleep(limits.first_byte_timeout)), pace.now()));
         let (spoken, head_timeout) = (Spoken::Preface(0), limits.head_timeout);
-        Self { socket, pace, spoken, timer, head_timeout, _held: Held(open, slot) }
+        Self { bytes, pace, spoken, timer, head_timeout, _held: Held(open, slot) }
     }
 
     fn note(&mut self, new: &[u8]) -> io::Result<()> {
@@ -124,11 +129,13 @@ impl Wire {
     }
 
     /// Fails when the answer is to no HTTP. hyper answers as soon as a first line cannot be one, which may be
-    /// before it is whole: then the rest is read here, and nobody misses it.
+    /// before it is whole: then the rest is read here, and nobody misses it. Within TLS such a peer could
+    /// read an answer, so there it gets hyper's.
     fn answer(&mut self) -> io::Result<()> {
+        let Either::Left(socket) = &self.bytes else { return Ok(()) };
         let mut rest = [0; 256];
         while let Spoken::Line(_) = self.spoken {
-            match self.socket.try_read(&mut rest) {
+            match socket.try_read(&mut rest) {
                 Ok(n @ 1..) => self.spoken = line(self.spoken, &rest[..n])?,
                 _ => break,
             }
@@ -169,7 +176,7 @@ impl AsyncRead for Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        let read = Pin::new(&mut self.bytes).poll_read(context, buffer);
         match &read {
             Poll::Ready(Ok(())) => self.note(&buffer.filled()[before..])?,
             Poll::Ready(Err(_)) => {}
@@ -191,7 +198,7 @@ impl AsyncWrite for Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.answer()?;
-        Pin::new(&mut self.socket).poll_write(context, bytes)
+        Pin::new(&mut self.bytes).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -200,19 +207,19 @@ impl AsyncWrite for Wire {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.answer()?;
-        Pin::new(&mut self.socket).poll_write_vectored(context, bytes)
+        Pin::new(&mut self.bytes).poll_write_vectored(context, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.bytes.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
+        Pin::new(&mut self.bytes).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
+        Pin::new(&mut self.bytes).poll_shutdown(context)
     }
 }
 

@@ -11,7 +11,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::time::Duration;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 /// One answer, whole.
 #[derive(Debug)]
@@ -41,19 +45,11 @@ pub(crate) enum Connection {
 
 impl Server {
     pub(crate) async fn http1(&self) -> Connection {
-        let io = TokioIo::new(TcpStream::connect(self.addr).await.unwrap());
-        let (send, connection) = http1::handshake(io).await.unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(connection.await) });
-        Connection::One(send, tasks)
+        Connection::one(TcpStream::connect(self.addr).await.unwrap()).await
     }
 
     pub(crate) async fn http2(&self) -> Connection {
-        let io = TokioIo::new(TcpStream::connect(self.addr).await.unwrap());
-        let (send, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(connection.await) });
-        Connection::Two(send, tasks)
+        Connection::two(TcpStream::connect(self.addr).await.unwrap()).await
     }
 
     /// Sends one request on a connection of its own.
@@ -80,6 +76,22 @@ impl Server {
 }
 
 impl Connection {
+    /// HTTP/1 over any bytes.
+    pub(crate) async fn one(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let (send, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        Self::One(send, tasks)
+    }
+
+    /// HTTP/2 over any bytes.
+    pub(crate) async fn two(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        Self::Two(send, tasks)
+    }
+
     pub(crate) async fn begin(
         &mut self,
         server: &Server,

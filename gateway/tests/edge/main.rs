@@ -4,10 +4,12 @@
 
 mod client;
 mod drain;
+mod forwarders;
 mod limits;
 mod rest;
 mod rpc;
 mod streams;
+mod tls;
 mod toy;
 
 use plexus_gateway::{
@@ -24,6 +26,8 @@ use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes};
 /// An edge that serves a [`toy::Toy`].
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
+    /// The port of its own for TLS.
+    pub(crate) tls: Option<SocketAddr>,
     pub(crate) toy: toy::Toy,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
@@ -52,8 +56,8 @@ impl Server {
             echo: false,
         };
         let edge = Edge::bind(&config, served, metrics.clone()).await.unwrap();
-        let addr = edge.local_addr().unwrap();
-        Self { toy, metrics, ..Self::of(addr, stop.clone(), edge.run(stop)) }
+        let (addr, tls) = (edge.local_addr().unwrap(), edge.tls_addr().unwrap());
+        Self { tls, toy, metrics, ..Self::of(addr, stop.clone(), edge.run(stop)) }
     }
 
     /// Anything that serves at an address.
@@ -64,7 +68,7 @@ impl Server {
     ) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(run);
-        Self { addr, toy: toy::Toy::default(), metrics: Metrics::default(), stop, tasks }
+        Self { addr, tls: None, toy: toy::Toy::default(), metrics: Metrics::default(), stop, tasks }
     }
 
     /// Waits until the edge has ended.

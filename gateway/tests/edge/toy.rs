@@ -3,6 +3,7 @@
 use futures::{StreamExt, stream, stream::BoxStream};
 use plexus_gateway::{
     caller::{Caller, Deadline},
+    edge::{ClientCertificate, Peer},
     error,
     frame::{Delivery, Frame, Shared, TakesFrames},
 };
@@ -12,6 +13,7 @@ use plexus_proto::{
 };
 use prost::Message as _;
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -30,12 +32,20 @@ pub(crate) struct Toy {
     pub(crate) readers: Arc<AtomicUsize>,
     /// Calls that are being answered now.
     pub(crate) calls: Arc<AtomicUsize>,
+    /// Who published, and whether with a certificate.
+    pub(crate) clients: Arc<Mutex<Vec<(IpAddr, bool)>>>,
 }
 
 impl Default for Toy {
     fn default() -> Self {
         let live = broadcast::channel(1024).0;
-        Self { log: Arc::default(), live, readers: Arc::default(), calls: Arc::default() }
+        Self {
+            log: Arc::default(),
+            live,
+            readers: Arc::default(),
+            calls: Arc::default(),
+            clients: Arc::default(),
+        }
     }
 }
 
@@ -70,6 +80,9 @@ impl TopicService for Toy {
         assert!(request.extensions().get::<Caller>().is_some(), "every request has a caller");
         let Deadline(at) = *request.extensions().get().expect("a unary call has a deadline");
         assert!(at > Instant::now());
+        let Peer(client) = request.extensions().get().expect("every request has a peer");
+        let certified = request.extensions().get::<ClientCertificate>().is_some();
+        self.clients.lock().unwrap().push((client.ip(), certified));
         let traceparent = request.metadata().get("traceparent").map(|t| t.to_str().unwrap().to_owned());
         let request = request.into_inner();
         match request.topic.as_str() {

@@ -1,0 +1,177 @@
+//! One connection: its bytes become HTTP, and its requests go to the app with a note of whose they are.
+
+use super::{
+    drain::Drain,
+    forwarders::Forwarders,
+    opening::{Opened, Opening},
+    wire::{Pace, Wire},
+};
+use crate::{config::Limits, metrics::Metrics};
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulConnection, Watcher},
+    },
+};
+use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt};
+
+/// Who the client is: the other end of the connection, or whom a trusted forwarder named, then maybe
+/// without a port. In every request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// What all connections share.
+pub(crate) struct Connections<S> {
+    /// What requests go to.
+    app: S,
+    /// How HTTP is spoken.
+    http: Builder<Tasks>,
+    /// Who may say who the client is.
+    forwarders: Arc<Forwarders>,
+    /// What connections are held to.
+    limits: Limits,
+    /// How everything ends.
+    drain: Drain,
+    /// What is counted.
+    metrics: Metrics,
+}
+
+/// An accepted socket.
+pub(crate) struct Accepted {
+    /// Its bytes.
+    pub(crate) socket: TcpStream,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+    /// Its place among the connections.
+    pub(crate) slot: OwnedSemaphorePermit,
+}
+
+impl<S> Connections<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    /// Serves `app`.
+    pub(crate) fn new(
+        app: S,
+        forwarders: Arc<Forwarders>,
+        limits: Limits,
+        drain: Drain,
+        metrics: Metrics,
+    ) -> Self {
+        Self { app, http: http(&limits, &drain), forwarders, limits, drain, metrics }
+    }
+
+    /// Serves a connection until it ends, in a task that the drain waits for.
+    pub(crate) fn serve(self: &Arc<Self>, accepted: Accepted, opening: &Opening, watcher: Watcher) {
+        let Accepted { socket, peer, slot } = accepted;
+        // Both fail only on a socket that is gone already; the connection then says so itself.
+        let _ = socket.set_nodelay(true);
+        let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(self.limits.write_timeout));
+        self.metrics.accepted.inc();
+        let cut = self.drain.cut.clone();
+        if opening.is_none(peer.ip()) {
+            let connection = watcher.watch(self.speak(Opened::plain(socket, peer), slot));
+            self.drain
+                .tasks
+                .spawn(async move { told(peer, cut.run_until_cancelled_owned(connection).await) });
+            return;
+        }
+        let (me, opening) = (self.clone(), opening.clone());
+        self.drain.tasks.spawn(async move {
+            // Nothing was asked yet, so a drain need not wait for it. Boxed: a handshake's state is large and
+            // would stay as room in the task of the connection.
+            let opened = Box::pin(opening.open(socket, peer, &me.limits, &me.metrics));
+            let opened = me.drain.stop.run_until_cancelled(opened).await.flatten();
+            drop(opening);
+            let Some(opened) = opened else { return };
+            let connection = watcher.watch(me.speak(opened, slot));
+            drop(me);
+            told(peer, cut.run_until_cancelled_owned(connection).await);
+        });
+    }
+
+    /// Makes HTTP of bytes.
+    fn speak(
+        &self,
+        opened: Opened,
+        slot: OwnedSemaphorePermit,
+    ) -> impl GracefulConnection<Error = Box<dyn Error + Send + Sync>> + Send + use<S> {
+        let Opened { bytes, peer, certificate } = opened;
+        let pace = Pace::default();
+        let wire = Wire::new(bytes, pace.clone(), &self.limits, slot, self.metrics.connections.clone());
+        let (app, forwarders) = (self.app.clone(), self.forwarders.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (app, pace, certificate) = (app.clone(), pace.clone(), certificate.clone());
+            let client = forwarders.client(peer, request.headers());
+            async move {
+                let head = pace.begin();
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Peer(client));
+                if let Some(certificate) = certificate {
+                    request.extensions_mut().insert(certificate);
+                }
+                let response = app.oneshot(request).await?;
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    head.end();
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        self.http.serve_connection_with_upgrades(TokioIo::new(wire), service).into_owned()
+    }
+}
+
+/// Notes how a connection ended; none where it was cut.
+fn told(peer: SocketAddr, ended: Option<Result<(), Box<dyn Error + Send + Sync>>>) {
+    if let Some(Err(error)) = ended {
+        tracing::debug!(%peer, %error, "connection failed");
+    }
+}
+
+fn http(limits: &Limits, drain: &Drain) -> Builder<Tasks> {
+    let mut http = Builder::new(Tasks { tasks: drain.tasks.clone(), cut: drain.cut.clone() });
+    http.http1()
+        .timer(TokioTimer::new())
+        // hyper's timer runs between requests too, so it is the idle limit; heads are `Wire`'s.
+        .header_read_timeout(limits.idle_timeout)
+        // Above what the edge counts itself, so that it can say what was wrong.
+        .max_headers(limits.headers_max + 28)
+        .max_buf_size(64 << 10);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout)
+        .max_concurrent_streams(limits.streams_max)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .max_header_list_size(2 * limits.header_bytes_max as u32)
+        .adaptive_window(true)
+        .max_send_buf_size(256 << 10)
+        .enable_connect_protocol();
+    http
+}
+
+/// Where hyper's own tasks go: each has an owner that waits for it.
+#[derive(Clone)]
+struct Tasks {
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        self.tasks.spawn(self.cut.clone().run_until_cancelled_owned(task));
+    }
+}
