@@ -191,6 +191,10 @@ impl Config {
         if role.gateway() && self.admin.listen == self.gateway.listen && !self.admin.listen.ends_with(":0") {
             anyhow::bail!("admin.listen: must differ from gateway.listen");
         }
+        let tls = self.gateway.tls.listen.as_deref();
+        if role.gateway() && tls == Some(&self.admin.listen) && !self.admin.listen.ends_with(":0") {
+            anyhow::bail!("admin.listen: must differ from gateway.tls.listen");
+        }
         Ok(())
     }
 
@@ -238,6 +242,8 @@ pub(crate) struct ClientEnvironment {
     pub(crate) context: Option<String>,
     /// `PLEXUS_TOKEN`: what is shown to it.
     pub(crate) token: Option<String>,
+    /// `PLEXUS_CA`: a file with the authorities that sign its certificate.
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// Reads what the environment says to a client; what is empty is not said.
@@ -247,6 +253,7 @@ pub(crate) fn client_environment() -> ClientEnvironment {
         url: said("PLEXUS_URL"),
         context: said("PLEXUS_CONTEXT"),
         token: said("PLEXUS_TOKEN"),
+        ca: said("PLEXUS_CA").map(PathBuf::from),
     }
 }
 
@@ -351,7 +358,7 @@ mod tests {
     async fn the_check_refuses_exactly_what_a_start_refuses_and_names_the_key() {
         type Change = fn(&mut Config);
         // The role, the change, and the key that is named; `None`: it starts.
-        let rows: [(Role, Change, Option<&str>); 27] = [
+        let rows: [(Role, Change, Option<&str>); 30] = [
             (Role::Up, |_| {}, None),
             (Role::Up, |c| c.worker.lease.deadline = Duration::from_secs(5), None),
             (
@@ -385,6 +392,20 @@ mod tests {
             (Role::Up, |c| c.gateway.listen = "8080".into(), Some("gateway.listen")),
             (Role::Up, |c| c.gateway.origins = vec!["x".into()], Some("gateway.origins")),
             (Role::Up, |c| c.gateway.router.queue = 0, Some("gateway.router.queue")),
+            (Role::Up, |c| c.gateway.tls.certificate = Some("/nowhere".into()), Some("gateway.tls.key")),
+            (
+                Role::Up,
+                |c| {
+                    c.gateway.tls.certificate = Some("/nowhere/cert".into());
+                    c.gateway.tls.key = Some("/nowhere/key".into())
+                },
+                Some("gateway.tls.certificate"),
+            ),
+            (
+                Role::Up,
+                |c| c.gateway.forwarders.trusted = vec!["x".into()],
+                Some("gateway.forwarders.trusted"),
+            ),
             (
                 Role::Up,
                 |c| c.gateway.limits.session_pong_timeout = Duration::ZERO,

@@ -38,7 +38,7 @@ impl User {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env("XDG_CONFIG_HOME", &self.home).env("PLEXUS_URL", &self.url).kill_on_drop(true);
-        for name in ["PLEXUS_CONTEXT", "PLEXUS_TOKEN", "PLEXUS_CONFIG"] {
+        for name in ["PLEXUS_CONTEXT", "PLEXUS_TOKEN", "PLEXUS_CA", "PLEXUS_CONFIG"] {
             command.env_remove(name);
         }
         command
@@ -105,7 +105,7 @@ const ROWS: &[(&[&str], i32, &str)] = &[
     (&["peer", "unblock", "203.0.113.0/24"], 0, ""),
     (&["node", "ls", "--url", "NOBODY"], 4, "no gateway answers"),
     (&["node", "ls", "--url", "NOBODY", "--json"], 4, "{\"message\":"),
-    (&["node", "ls", "--url", "https://plexus.example"], 2, "TLS"),
+    (&["node", "ls", "--url", "https://plexus.example", "--ca", "/nowhere"], 2, "--ca: /nowhere"),
     (&["node", "ls", "--url", "localhost:8080"], 2, "http://"),
     (&["node", "ls", "--url", "NOBODY", "--context", "x"], 2, "cannot be used with"),
     (&["node", "ls", "--context", "x"], 3, "no context"),
@@ -117,6 +117,35 @@ const ROWS: &[(&[&str], i32, &str)] = &[
     (&["config", "print", "--json"], 0, "\"log\":"),
     (&["worker", "--bus", "memory:"], 1, "bus.url"),
 ];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_tls_is_reached_by_who_trusts_its_certificate() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut user = User::new("tls", String::new());
+    let file = |name: &str, text: String| {
+        let path = user.home.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (certificate, key) =
+        (file("cert.pem", made.cert.pem()), file("key.pem", made.key_pair.serialize_pem()));
+    let settings =
+        [("PLEXUS__GATEWAY__TLS__CERTIFICATE", &*certificate), ("PLEXUS__GATEWAY__TLS__KEY", &*key)];
+    let up = Plexus::start("up", "memory:", &settings).await;
+    user.url = format!("https://{}", up.address);
+    let known = user.run(&["pub", "demo", "hello", "--ca", &certificate]).await;
+    assert_eq!(known.code, 0, "{}{}", known.out, known.err);
+    let unknown = user.run(&["pub", "demo", "hello"]).await;
+    assert_eq!(unknown.code, 4, "{}{}", unknown.out, unknown.err);
+    assert!(unknown.err.contains("UnknownIssuer"), "{}", unknown.err);
+    user.url = format!("http://{}", up.address);
+    assert_ne!(user.run(&["pub", "demo", "hello"]).await.code, 0, "nothing but TLS is spoken");
+    let url = format!("https://{}", up.address);
+    let added = user.run(&["context", "add", "tls", "--url", &url, "--ca-file", &certificate]).await;
+    assert_eq!(added.code, 0, "{}", added.err);
+    let named = user.run(&["sub", "demo", "--after", "0", "--limit", "1", "--context", "tls"]).await;
+    assert_eq!(named.code, 0, "{}{}", named.out, named.err);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_exit_code_is_the_documented_one() {

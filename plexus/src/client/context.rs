@@ -12,7 +12,7 @@ pub(crate) enum Command {
     /// Remember a gateway; the first one becomes the current one.
     #[command(after_help = "Examples:
   plexus context add local --url http://127.0.0.1:8080
-  plexus context add prod --url http://plexus.example:8080 --token-file /run/secrets/plexus")]
+  plexus context add prod --url https://plexus.example --token-file /run/secrets/plexus")]
     Add(Add),
     /// Make a context the current one.
     #[command(after_help = "Examples:
@@ -50,6 +50,9 @@ pub(crate) struct Add {
     /// A file with the token to show; read at each use.
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// A PEM file with the authorities that sign the gateway's certificate.
+    #[arg(long)]
+    ca_file: Option<PathBuf>,
 }
 
 /// Everything that is remembered.
@@ -68,6 +71,8 @@ pub(super) struct Context {
     pub(super) url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 impl Contexts {
@@ -107,7 +112,10 @@ impl Contexts {
             return Err(Failure::usage("the name has 1 to 64 letters, digits, `-`, `_` and `.`"));
         }
         super::check_url(&add.url)?;
-        self.contexts.insert(add.name.clone(), Context { url: add.url, token_file: add.token_file });
+        self.contexts.insert(
+            add.name.clone(),
+            Context { url: add.url, token_file: add.token_file, ca_file: add.ca_file },
+        );
         self.current.get_or_insert(add.name);
         Ok(())
     }
@@ -173,7 +181,7 @@ mod tests {
     use super::*;
 
     fn add(name: &str, url: &str) -> Add {
-        Add { name: name.into(), url: url.into(), token_file: None }
+        Add { name: name.into(), url: url.into(), token_file: None, ca_file: None }
     }
 
     #[test]

@@ -88,8 +88,7 @@ impl std::error::Error for Failure {}
 fn check_url(url: &str) -> anyhow::Result<()> {
     let known = url.parse::<hyper::Uri>().ok().filter(|uri| uri.authority().is_some());
     match known.and_then(|uri| uri.scheme_str().map(ToOwned::to_owned)).as_deref() {
-        Some("http") => Ok(()),
-        Some("https") => Err(Failure::usage(format!("{url}: TLS is not there yet; use http://"))),
+        Some("http" | "https") => Ok(()),
         _ => Err(Failure::usage(format!("{url:?} is no address such as http://127.0.0.1:8080"))),
     }
 }

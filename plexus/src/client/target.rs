@@ -8,12 +8,15 @@ use plexus_proto::v1::{
     node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
     topic_service_client::TopicServiceClient,
 };
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tonic::{
     Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 /// Where nobody says where.
@@ -29,6 +32,10 @@ pub(crate) struct Target {
     /// A gateway by name; `plexus context ls` lists them.
     #[arg(long, global = true)]
     context: Option<String>,
+    /// A PEM file with the authorities that sign the certificate of an https gateway; else what PLEXUS_CA or
+    /// the context names, else the public ones.
+    #[arg(long, global = true)]
+    ca: Option<PathBuf>,
     /// The node: its id or PeerId.
     #[arg(long, short, default_value = "default", global = true)]
     pub(super) node: String,
@@ -45,6 +52,8 @@ pub(crate) struct Target {
 struct Place {
     url: String,
     token: Option<String>,
+    /// Whom it trusts to name the gateway; else the public authorities.
+    ca: Option<PathBuf>,
 }
 
 /// Shows the token with every call.
@@ -75,25 +84,29 @@ impl Target {
         environment: ClientEnvironment,
         contexts: impl FnOnce() -> anyhow::Result<Contexts>,
     ) -> anyhow::Result<Place> {
-        let ClientEnvironment { url, context, token } = environment;
+        let ClientEnvironment { url, context, token, ca } = environment;
+        let ca = self.ca.clone().or(ca);
         let url = self.url.clone().or_else(|| url.filter(|_| self.context.is_none()));
         if let Some(url) = url {
             super::check_url(&url)?;
-            return Ok(Place { url, token });
+            return Ok(Place { url, token, ca });
         }
         let contexts = contexts()?;
         let named = self.context.as_deref().or(context.as_deref());
-        let Some(context) = contexts.get(named)? else { return Ok(Place { url: LOCAL.into(), token }) };
+        let Some(context) = contexts.get(named)? else {
+            return Ok(Place { url: LOCAL.into(), token, ca });
+        };
         let read = |path: &std::path::PathBuf| {
             let text = std::fs::read_to_string(path);
             text.map(|t| t.trim().to_owned()).with_context(|| format!("{} cannot be read", path.display()))
         };
         let token = token.map(Ok).or_else(|| context.token_file.as_ref().map(read)).transpose()?;
-        Ok(Place { url: context.url.clone(), token })
+        let ca = ca.or_else(|| context.ca_file.clone());
+        Ok(Place { url: context.url.clone(), token, ca })
     }
 
     async fn line(&self) -> anyhow::Result<Line> {
-        let Place { url, token } = self.place(config::client_environment(), Contexts::load)?;
+        let Place { url, token, ca } = self.place(config::client_environment(), Contexts::load)?;
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|_| Failure::usage(format!("{url:?} is no address such as {LOCAL}")))?;
         let bearer = token.map(|token| {
@@ -104,6 +117,10 @@ impl Target {
             anyhow::Ok(value)
         });
         let bearer = Bearer(bearer.transpose()?);
+        let endpoint = match endpoint.uri().scheme_str() {
+            Some("https") => endpoint.tls_config(tls(ca.as_deref())?)?,
+            _ => endpoint,
+        };
         let endpoint = endpoint.connect_timeout(self.timeout.min(Duration::from_secs(5)));
         let channel = endpoint
             .connect()
@@ -138,6 +155,14 @@ impl Target {
     }
 }
 
+/// Trusts the authorities of a file, else the public ones.
+fn tls(ca: Option<&Path>) -> anyhow::Result<ClientTlsConfig> {
+    let Some(path) = ca else { return Ok(ClientTlsConfig::new().with_webpki_roots()) };
+    let pem = std::fs::read(path)
+        .map_err(|e| Failure::usage(format!("--ca: {} cannot be read: {e}", path.display())))?;
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,14 +188,19 @@ mod tests {
             let target = Target {
                 url: said(url),
                 context: said(context),
+                ca: None,
                 node: "default".into(),
                 json: false,
                 timeout: Duration::from_secs(1),
             };
-            let environment =
-                ClientEnvironment { url: said(env_url), context: said(env_context), token: said("t") };
+            let environment = ClientEnvironment {
+                url: said(env_url),
+                context: said(env_context),
+                token: said("t"),
+                ca: Some("e.pem".into()),
+            };
             let place = target.place(environment.clone(), contexts).unwrap();
-            assert_eq!(place, Place { url: wanted.into(), token: said("t") });
+            assert_eq!(place, Place { url: wanted.into(), token: said("t"), ca: Some("e.pem".into()) });
             let bare = target.place(environment, none);
             match (url.is_empty(), context.is_empty(), env_url.is_empty(), env_context.is_empty()) {
                 (true, true, true, true) => assert_eq!(bare.unwrap().url, LOCAL),
