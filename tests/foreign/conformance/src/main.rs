@@ -6,9 +6,9 @@ mod connect;
 mod interop;
 
 use anyhow::{Context, Result};
-use connect::v1::{ServerCompatRequest, ServerCompatResponse};
+use connect::v1::{ServerCompatRequest, ServerCompatResponse, TlsCreds};
 use plexus_gateway::{
-    config::Config,
+    config::{ClientCertificates, Config, Tls},
     edge::{Edge, Served},
     metrics::Metrics,
 };
@@ -16,6 +16,7 @@ use prost::Message;
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -38,13 +39,54 @@ async fn main() -> Result<()> {
         }
         None => {
             let asked = ServerCompatRequest::decode(&*read(io::stdin())?)?;
-            anyhow::ensure!(!asked.use_tls, "the port speaks no TLS yet");
-            serve(config("127.0.0.1:0".into(), asked.message_receive_limit), |at| {
+            let mut config = config("127.0.0.1:0".into(), asked.message_receive_limit);
+            let creds = asked.server_creds.filter(|_| asked.use_tls).unwrap_or_default();
+            let pem_cert = creds.cert.clone();
+            let files = asked.use_tls.then(|| Files::new(&creds, &asked.client_tls_cert)).transpose()?;
+            config.tls = files.as_ref().map(Files::tls).unwrap_or_default();
+            serve(config, |at| {
                 let (host, port) = (at.ip().to_string(), at.port().into());
-                write(io::stdout(), &ServerCompatResponse { host, port, ..Default::default() })
+                write(io::stdout(), &ServerCompatResponse { host, port, pem_cert })
             })
             .await
         }
+    }
+}
+
+/// What the suite gives for TLS, in files that go with it: a gateway reads nothing else.
+struct Files {
+    folder: PathBuf,
+    /// Whether there are clients with certificates.
+    asks: bool,
+}
+
+impl Files {
+    fn new(creds: &TlsCreds, client: &[u8]) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("plexus-conformance-{}", std::process::id()));
+        std::fs::create_dir(&folder)?;
+        let files = Self { folder, asks: !client.is_empty() };
+        for (name, pem) in [("cert.pem", &creds.cert[..]), ("key.pem", &creds.key), ("ca.pem", client)] {
+            std::fs::write(files.folder.join(name), pem)?;
+        }
+        Ok(files)
+    }
+
+    fn tls(&self) -> Tls {
+        let path = |name| Some(self.folder.join(name));
+        let asks = ClientCertificates::Require;
+        Tls {
+            certificate: path("cert.pem"),
+            key: path("key.pem"),
+            client_certificates: if self.asks { asks } else { ClientCertificates::Off },
+            client_ca: path("ca.pem").filter(|_| self.asks),
+            ..Tls::default()
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
