@@ -1,8 +1,9 @@
 //! Who asks. Every dialect puts a [`Caller`] into the request's extensions before a service sees it;
 //! with auth off it is always [`Caller::anonymous`].
 
+use crate::grant::Grants;
 use plexus_proto::bus::{Principal, principal::Kind};
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 /// An authorised caller.
 #[derive(Clone, Debug)]
@@ -11,13 +12,45 @@ pub struct Caller {
     pub namespace: Arc<str>,
     /// As its credentials name it.
     pub principal: Arc<Principal>,
+    /// What it may do there.
+    pub grants: Arc<Grants>,
+    /// When its credentials end; `None`: never.
+    pub expires_at: Option<SystemTime>,
 }
 
 impl Caller {
-    /// The caller of a gateway without auth: namespace `default`.
+    /// The caller of a gateway without auth: namespace `default`, where it may do everything.
     pub fn anonymous() -> Self {
         let principal = Principal { kind: Kind::Anonymous as i32, ..Principal::default() };
-        Self { namespace: "default".into(), principal: principal.into() }
+        Self {
+            namespace: "default".into(),
+            principal: principal.into(),
+            grants: Grants::all().into(),
+            expires_at: None,
+        }
+    }
+
+    /// Makes a caller from what its credentials say.
+    pub(crate) fn new(
+        namespace: &str,
+        grants: Arc<Grants>,
+        principal: Principal,
+        expires_at: Option<SystemTime>,
+    ) -> Self {
+        let principal = Principal { expires_at: expires_at.map(Into::into), ..principal };
+        Self { namespace: namespace.into(), principal: principal.into(), grants, expires_at }
+    }
+
+    /// Tells whether its credentials have ended.
+    pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Tells whether newer credentials are the same caller's.
+    pub(crate) fn is_same(&self, newer: &Self) -> bool {
+        let kind = |caller: &Self| caller.principal.kind;
+        (&self.namespace, kind(self)) == (&newer.namespace, kind(newer))
+            && self.principal.subject == newer.principal.subject
     }
 }
 

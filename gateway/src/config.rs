@@ -19,6 +19,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who stands before the gateway and may say who the client is.
     pub forwarders: Forwarders,
+    /// Who may come in.
+    pub auth: Auth,
     /// Bounds on connections and requests.
     pub limits: Limits,
     /// Bounds of the router: calls and readers.
@@ -82,6 +84,48 @@ pub enum ForwardedHeader {
     XForwardedFor,
     /// `Forwarded`, RFC 7239.
     Forwarded,
+}
+
+/// Who may come in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// `off`: everybody may do everything in namespace `default`. `on`: by API key or token alone.
+    pub mode: Mode,
+    /// File of API keys, as `plexus key` writes them; empty: none. Read once at start.
+    pub keys: String,
+    /// Tokens of an issuer.
+    pub jwt: Jwt,
+}
+
+/// Whether credentials are needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// No.
+    #[default]
+    Off,
+    /// For every call.
+    On,
+}
+
+/// Tokens of an issuer: JWTs by RFC 8725.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jwt {
+    /// What `iss` must be; empty: no tokens are taken.
+    pub issuer: String,
+    /// What `aud` must name.
+    pub audience: String,
+    /// File of the issuer's public keys, a JSON Web Key Set. Read once at start.
+    pub keys: String,
+    /// Algorithms that are taken; none with a shared secret.
+    pub algorithms: Vec<String>,
+    /// Types that are taken, as `typ` names them.
+    pub types: Vec<String>,
+    /// How far clocks may differ, at most 30 s.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
 }
 
 /// Bounds on connections and requests.
@@ -187,6 +231,8 @@ impl Config {
         if let Some(bad) = self.origins.iter().find(|o| o.ends_with('/') || !is_origin(o)) {
             return wrong(format!("origins: {bad:?} is not an origin such as https://app.example"));
         }
+        self.auth.check().map_err(|e| Error::Config(format!("auth.{e}")))?;
+        crate::edge::check_auth(self).map_err(Error::Config)?;
         let empty = self.limits.empty().or_else(|| self.router.empty());
         if let Some(name) = empty {
             return wrong(format!("{name}: must be above 0"));
@@ -225,6 +271,31 @@ impl Tls {
             }
         }
         tls::check(self)
+    }
+}
+
+impl Auth {
+    /// Refuses what cannot let anybody in, by the name of its key. The files are read at start.
+    fn check(&self) -> Result<(), String> {
+        if self.mode == Mode::On && self.keys.is_empty() && self.jwt.issuer.is_empty() {
+            return Err("mode: on needs auth.keys or auth.jwt.issuer".into());
+        }
+        if self.jwt.issuer.is_empty() {
+            return Ok(());
+        }
+        let jwt = &self.jwt;
+        match () {
+            () if jwt.audience.is_empty() => Err("jwt.audience: must be set".into()),
+            () if jwt.keys.is_empty() => Err("jwt.keys: must be set".into()),
+            () if jwt.types.is_empty() => Err("jwt.types: at least one".into()),
+            () if jwt.algorithms.is_empty() => Err("jwt.algorithms: at least one".into()),
+            () if jwt.leeway > Duration::from_secs(30) => Err("jwt.leeway: at most 30s".into()),
+            () => {
+                let read =
+                    |name: &String| crate::edge::algorithm(name).map_err(|e| format!("jwt.algorithms: {e}"));
+                jwt.algorithms.iter().try_for_each(|name| read(name).map(drop))
+            }
+        }
     }
 }
 
@@ -281,6 +352,7 @@ impl Default for Config {
             origins: Vec::new(),
             tls: Tls::default(),
             forwarders: Forwarders::default(),
+            auth: Auth::default(),
             limits: Limits::default(),
             router: Router::default(),
             drain: Duration::from_secs(45),
@@ -298,6 +370,19 @@ impl Default for Tls {
             client_certificates: ClientCertificates::Off,
             client_ca: None,
             reload_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            keys: String::new(),
+            algorithms: vec!["ES256".into(), "EdDSA".into(), "RS256".into()],
+            types: vec!["JWT".into(), "at+jwt".into()],
+            leeway: Duration::from_secs(30),
         }
     }
 }
@@ -358,16 +443,27 @@ impl Default for Router {
 mod tests {
     use super::*;
 
+    fn issuer() -> Jwt {
+        let [issuer, audience, keys] = ["https://id.example", "plexus", "keys.json"].map(str::to_owned);
+        Jwt { issuer, audience, keys, ..Jwt::default() }
+    }
+
     #[test]
     fn a_config_that_could_serve_nobody_is_refused_by_the_name_of_its_key() {
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 23] = [
+        let changes: [(&str, Change); 29] = [
             ("listen", |c| c.listen = "8080".into()),
             ("listen", |c| c.listen = "localhost:http".into()),
             ("listen", |c| c.listen = ":8080".into()),
             ("listen", |c| c.listen = "localhost:80800".into()),
             ("origins", |c| c.origins = vec!["app.example".into()]),
             ("origins", |c| c.origins = vec!["https://app.example/".into()]),
+            ("auth.mode", |c| c.auth.mode = Mode::On),
+            ("auth.jwt.audience", |c| c.auth.jwt = Jwt { audience: String::new(), ..issuer() }),
+            ("auth.jwt.keys", |c| c.auth.jwt = Jwt { keys: String::new(), ..issuer() }),
+            ("auth.jwt.types", |c| c.auth.jwt = Jwt { types: Vec::new(), ..issuer() }),
+            ("auth.jwt.leeway", |c| c.auth.jwt = Jwt { leeway: Duration::from_secs(31), ..issuer() }),
+            ("auth.jwt.algorithms", |c| c.auth.jwt = Jwt { algorithms: vec!["HS256".into()], ..issuer() }),
             ("limits.call_timeout", |c| c.limits.call_timeout = Duration::from_secs(301)),
             ("limits.streams_max", |c| c.limits.streams_max = 0),
             ("limits.session_pong_timeout", |c| c.limits.session_pong_timeout = Duration::ZERO),

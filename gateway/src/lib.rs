@@ -9,6 +9,8 @@ pub mod config;
 pub mod edge;
 pub mod error;
 pub mod frame;
+pub mod grant;
+pub mod key;
 pub mod metrics;
 pub mod pulse;
 pub mod router;

@@ -5,7 +5,7 @@ use crate::{
     client,
     config::{Config, Role},
     doctor::Doctor,
-    serve,
+    key, serve,
 };
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
@@ -65,6 +65,9 @@ SIGTERM or Ctrl-C hands the nodes over and exits with 0; a second one ends at on
     /// Show or check the config.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make API keys.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Look at everything around the process that its promises rest on.
     Doctor(Doctor),
     /// Write a completion script to standard output.
@@ -161,6 +164,7 @@ impl Command {
             Self::Gateway(serve) => serve.run(Role::Gateway).await,
             Self::Worker(serve) => serve.run(Role::Worker).await,
             Self::Config(command) => command.run(),
+            Self::Key(command) => command.run(),
             Self::Doctor(doctor) => doctor.run().await,
             Self::Completion { shell } => {
                 let mut script = Vec::new();

@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod config;
 mod doctor;
+mod key;
 mod serve;
 mod telemetry;
 

@@ -2,7 +2,7 @@
 //! path and content type name. A refusal is told in that dialect.
 
 use super::{
-    auth::Auth,
+    auth::{self, Auth},
     compress::{self, Compress},
     connect::{Connect, Refused},
     desc::Error,
@@ -27,7 +27,7 @@ use tower::Service;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 /// What a browser may read of an answer of another origin.
-const EXPOSED: [&str; 12] = [
+const EXPOSED: [&str; 13] = [
     "accept-encoding",
     "allow",
     "content-encoding",
@@ -40,6 +40,7 @@ const EXPOSED: [&str; 12] = [
     "ratelimit-policy",
     "retry-after",
     "traceparent",
+    "www-authenticate",
 ];
 
 /// Everything behind the port.
@@ -56,7 +57,6 @@ struct Desk(Arc<Parts>);
 
 struct Parts {
     trunk: Trunk,
-    auth: Auth,
     connect: Connect,
     rest: Rest,
     reference: Reference,
@@ -78,13 +78,13 @@ enum Face {
 
 impl App {
     /// Puts the dialects in front of the trunk.
-    pub(crate) fn new(trunk: Trunk, auth: Auth, echo: bool) -> Result<Self, Error> {
+    pub(crate) fn new(trunk: Trunk, echo: bool) -> Result<Self, Error> {
         let reference = Reference::new(trunk.registry());
         let compress = Compress::new(trunk.limits().compressed_streams_max);
         let connect = Connect::new(trunk.clone());
         let rest = Rest::new(trunk.clone())?;
-        let cors = cors(auth.clone());
-        let desk = Desk(Arc::new(Parts { trunk, auth, connect, rest, reference, compress, echo }));
+        let cors = cors(trunk.auth().clone());
+        let desk = Desk(Arc::new(Parts { trunk, connect, rest, reference, compress, echo }));
         Ok(Self { cors: tower::Layer::layer(&cors, desk.clone()), desk })
     }
 }
@@ -92,9 +92,14 @@ impl App {
 impl Desk {
     async fn handle(self, mut request: Request<Body>) -> Response<Body> {
         let face = self.face(&request);
-        if let Err(refusal) = self.admit(&mut request) {
+        if let Err(refusal) = self.admit(face, &mut request) {
             self.0.trunk.metrics().refused.inc();
-            return self.refuse(face, request, refusal).await;
+            let challenge = auth::challenge(&refusal);
+            let mut response = self.refuse(face, request, refusal).await;
+            if let Some(challenge) = challenge {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            return response;
         }
         match face {
             Face::Grpc => self.grpc(request).await,
@@ -121,11 +126,24 @@ impl Desk {
     }
 
     /// Measures the head and notes the caller.
-    fn admit(&self, request: &mut Request<Body>) -> Result<(), Box<v1::Error>> {
-        limits::head(self.0.trunk.limits(), request.headers())?;
-        let caller = self.0.auth.caller(request.uri(), request.headers())?;
-        request.extensions_mut().insert(caller);
+    fn admit(&self, face: Face, request: &mut Request<Body>) -> Result<(), Box<v1::Error>> {
+        let (trunk, auth) = (&self.0.trunk, self.0.trunk.auth());
+        limits::head(trunk.limits(), request.headers())?;
+        auth.origin(request.uri(), request.headers())?;
+        match auth.caller(request.headers_mut())? {
+            Some(caller) => drop(request.extensions_mut().insert(caller)),
+            None if self.is_open(face, request.uri().path()) => {}
+            None => return Err(auth::missing()),
+        }
         Ok(())
+    }
+
+    /// Tells whether a path is there for those without credentials too. A session shows its own.
+    fn is_open(&self, face: Face, path: &str) -> bool {
+        match face {
+            Face::Grpc | Face::Connect => self.0.trunk.registry().method(path).is_some_and(|m| m.open),
+            Face::Plain => path == websocket::PATH || self.0.reference.has(path),
+        }
     }
 
     async fn refuse(
@@ -231,7 +249,7 @@ impl Service<Request<Body>> for App {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let origin = request.headers().get(header::ORIGIN);
-        if origin.is_some_and(|o| self.desk.0.auth.names(o.as_bytes())) {
+        if origin.is_some_and(|o| self.desk.0.trunk.auth().names(o.as_bytes())) {
             return Box::pin(self.cors.call(request));
         }
         self.desk.call(request)

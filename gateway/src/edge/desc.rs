@@ -1,6 +1,7 @@
 //! What is served, read from the descriptor: methods, their kinds and their HTTP rules. Every dialect
 //! finds its methods here, so none of them knows the name of any.
 
+use super::auth::ask::Asks;
 use crate::error;
 use plexus_proto::{reason::Reason, v1};
 use prost_reflect::{
@@ -57,6 +58,10 @@ pub(crate) struct Method {
     pub(crate) told: bool,
     /// Whether an answer is exactly one field of a oneof: that field then names the event.
     pub(crate) tagged: bool,
+    /// Whether everybody may call it, as it tells only what is served and how it is.
+    pub(crate) open: bool,
+    /// What its calls ask for.
+    pub(crate) asks: Asks,
     /// Its HTTP rules, the main one first.
     pub(crate) rules: Vec<Rule>,
 }
@@ -192,6 +197,8 @@ impl Method {
 
 fn method(desc: MethodDescriptor, told: bool, http: Option<&ExtensionDescriptor>) -> Method {
     let options = desc.method_descriptor_proto().options.as_ref();
+    let safe = options.is_some_and(|o| o.idempotency_level() == IdempotencyLevel::NoSideEffects);
+    let rules = http.map(|e| rules(&desc.options(), e)).unwrap_or_default();
     Method {
         path: format!("/{}/{}", desc.parent_service().full_name(), desc.name()),
         input: desc.input(),
@@ -202,10 +209,12 @@ fn method(desc: MethodDescriptor, told: bool, http: Option<&ExtensionDescriptor>
             (true, false) => Kind::ClientStream,
             (true, true) => Kind::Bidi,
         },
-        safe: options.is_some_and(|o| o.idempotency_level() == IdempotencyLevel::NoSideEffects),
+        safe,
         told,
         tagged: tagged(&desc.output()),
-        rules: http.map(|e| rules(&desc.options(), e)).unwrap_or_default(),
+        open: super::is_open(desc.parent_service().full_name()),
+        asks: Asks::new(&desc, &rules, safe),
+        rules,
         desc,
     }
 }

@@ -1,7 +1,10 @@
 //! Deadlines and the end of streams, alike for every dialect: when a call must be over, and the body
 //! that ends then. Sizes of requests are [`super::guard`]'s.
 
-use super::drain::{Drain, Leave};
+use super::{
+    auth,
+    drain::{Drain, Leave},
+};
 use crate::{
     config::Limits,
     error,
@@ -104,6 +107,8 @@ pin_project! {
         inner: Body,
         #[pin]
         sleep: Option<Sleep>,
+        // Whether it ends because the credentials do, and not at its deadline.
+        outlives: bool,
         leave: Leave,
         trailers: Option<HeaderMap>,
         ended: bool,
@@ -165,10 +170,11 @@ impl Drop for Tally {
 }
 
 impl Bounded {
-    /// Bounds a stream of answers.
+    /// Bounds a stream of answers: by its deadline, by the end of the credentials, by the drain.
     pub(crate) fn new(
         inner: Body,
         at: Option<Instant>,
+        ends: Option<Instant>,
         drain: &Drain,
         trailers: Option<HeaderMap>,
         tally: Tally,
@@ -176,7 +182,8 @@ impl Bounded {
         tally.open();
         Self {
             inner,
-            sleep: at.map(tokio::time::sleep_until),
+            sleep: at.into_iter().chain(ends).min().map(tokio::time::sleep_until),
+            outlives: ends.is_some_and(|ends| at.is_none_or(|at| ends < at)),
             leave: drain.enter(),
             trailers,
             ended: false,
@@ -201,7 +208,11 @@ impl http_body::Body for Bounded {
         if late || Pin::new(&mut *me.leave).poll(context).is_ready() {
             *me.ended = true;
             me.inner.set(Body::empty()); // Drops the service's stream.
-            let error = if late { expired() } else { Drain::error() };
+            let error = match late {
+                true if *me.outlives => auth::expired(),
+                true => expired(),
+                false => Drain::error(),
+            };
             let status = error::refusal(&error, me.tally.told);
             me.tally.verdict.set(status.code());
             return Poll::Ready(Some(Ok(trailers(&status))));

@@ -42,6 +42,7 @@ pub(crate) mod trunk;
 mod websocket;
 pub(crate) mod wire;
 
+pub(crate) use auth::{check as check_auth, token::algorithm};
 pub use connection::Peer;
 pub use desc::Error;
 pub use limits::Trailers;
@@ -67,6 +68,12 @@ use trunk::Trunk;
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: [&str; 2] =
     ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// Tells whether everybody may call a service, whoever they are: probes and generic clients come without
+/// credentials, and hear nothing but what is served and whether it works.
+fn is_open(service: &str) -> bool {
+    service == HEALTH || REFLECTION.contains(&service)
+}
 
 /// Time between two looks at whether the services can work.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -124,8 +131,9 @@ impl Edge {
         let reflection = Reflection::new(&registry, &services);
         let routes = reflection.serve(served.routes.add_service(health_service));
         let drain = Drain::new(config.drain);
-        let trunk = Trunk::new(routes, registry, config.limits.clone(), drain.clone(), metrics.clone());
-        let app = App::new(trunk, Auth::off(&config.origins, local), served.echo)?;
+        let auth = Auth::new(config, local).map_err(crate::Error::Config)?;
+        let trunk = Trunk::new(routes, registry, auth, config.limits.clone(), drain.clone(), metrics.clone());
+        let app = App::new(trunk, served.echo)?;
         let listener = Listener::new(doors, app, config.limits.clone(), drain, metrics);
         Ok(Self { listener, certificates, health, services, healthy: served.healthy })
     }

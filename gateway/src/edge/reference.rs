@@ -47,6 +47,11 @@ impl Reference {
         ])
     }
 
+    /// Tells whether a path is a document's.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.0.iter().any(|d| d.path == path)
+    }
+
     /// Answers for the path of a document; `None`: it is none.
     pub(crate) fn answer(&self, verb: &Verb, path: &str, headers: &HeaderMap) -> Option<Answer> {
         let document = self.0.iter().find(|d| d.path == path)?;

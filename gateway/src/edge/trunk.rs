@@ -1,15 +1,16 @@
 //! The one way into the services: a gRPC request in memory. Native gRPC comes with its own, every other
 //! dialect makes one here from encoded messages and gets encoded messages back. Deadline, drain and
-//! counting happen here, so they are the same for all.
+//! counting happen here, and the gate is here, so they are the same for all.
 
 use super::{
+    auth::{self, Auth, gate},
     desc::{Method, Registry},
     drain::Drain,
     guard, json,
     limits::{self, Bounded, Tally, Trailers, Trailing, Verdict},
 };
 use crate::{
-    caller::Deadline,
+    caller::{Caller, Deadline},
     config::Limits,
     error,
     frame::{Delivery, Frames, Shared, TakesFrames},
@@ -23,7 +24,10 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use plexus_bus::Trace;
 use plexus_proto::{reason::Reason, v1};
 use prost_reflect::MessageDescriptor;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tonic::{Code, Status};
 use tower::ServiceExt;
 use tracing::Instrument;
@@ -60,6 +64,7 @@ pub(crate) struct Trunk {
 
 struct Parts {
     registry: Registry,
+    auth: Auth,
     limits: Limits,
     drain: Drain,
     metrics: Metrics,
@@ -94,17 +99,23 @@ impl Trunk {
     pub(crate) fn new(
         services: tonic::service::Routes,
         registry: Registry,
+        auth: Auth,
         limits: Limits,
         drain: Drain,
         metrics: Metrics,
     ) -> Self {
         let services = services.prepare().into_axum_router();
-        Self { services, shared: Arc::new(Parts { registry, limits, drain, metrics }) }
+        Self { services, shared: Arc::new(Parts { registry, auth, limits, drain, metrics }) }
     }
 
     /// What is served.
     pub(crate) fn registry(&self) -> &Registry {
         &self.shared.registry
+    }
+
+    /// Who may come in.
+    pub(crate) fn auth(&self) -> &Auth {
+        &self.shared.auth
     }
 
     /// What requests are held to.
@@ -155,13 +166,25 @@ impl Trunk {
         // What is not in the contract (reflection) may stream, so it is treated as a stream.
         let streams = method.is_none_or(|m| m.kind.streams());
         let at = limits::deadline(limits, asked, streams);
+        let ends = ends(dialect, request.extensions());
         if let Some(at) = at {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
         let began = tokio::time::Instant::now();
         let span = tracing::debug_span!("gateway.call", method = name, ?dialect);
         join_trace(&span, request.headers_mut());
-        let answer = self.services.clone().oneshot(request).instrument(span);
+        let services = self.services.clone();
+        let answer = async move {
+            let request = match method {
+                Some(method) => gate::pass(request, method, limits.message_bytes_max).await,
+                None => Err(error::refusal(&auth::missing(), false)),
+            };
+            match request {
+                Ok(request) => services.oneshot(request).await,
+                Err(refusal) => Ok(refusal.into_http()),
+            }
+        };
+        let answer = answer.instrument(span);
         let answer = match at {
             Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
             None => Some(answer.await),
@@ -183,7 +206,7 @@ impl Trunk {
             response.extensions_mut().insert(verdict.clone());
             let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
             let drain = &self.shared.drain;
-            return response.map(|body| Body::new(Bounded::new(body, at, drain, trailers, tally)));
+            return response.map(|body| Body::new(Bounded::new(body, at, ends, drain, trailers, tally)));
         }
         Tally::done(metrics, dialect, name.to_owned(), code);
         metrics.call_seconds.get_or_create(&ByDialect { dialect }).observe(began.elapsed().as_secs_f64());
@@ -192,6 +215,13 @@ impl Trunk {
             None => response,
         }
     }
+}
+
+/// When a stream ends because its caller's credentials do. A session takes fresh ones, and ends by itself.
+fn ends(dialect: Dialect, extensions: &Extensions) -> Option<tokio::time::Instant> {
+    let caller = extensions.get::<Caller>().filter(|_| dialect != Dialect::Websocket)?;
+    let left = caller.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::time::Instant::now().checked_add(left)
 }
 
 /// Makes the call's span a child of the client's, and lets the services see the span as the caller.
@@ -218,7 +248,7 @@ pub(crate) fn metadata(mut headers: HeaderMap) -> HeaderMap {
 }
 
 /// A message behind the five bytes that gRPC puts before it.
-fn prefixed(message: &[u8]) -> Bytes {
+pub(crate) fn prefixed(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(5 + message.len());
     out.put_u8(0);
     out.put_u32(message.len() as u32);

@@ -132,6 +132,13 @@ impl Service {
         if let Ok(name) = NodeName::new(namespace, id) {
             return Ok(name);
         }
+        // Grants name nodes by their ids, and were judged by what the request says.
+        if !context.caller.grants.is_all() {
+            return Err(Box::new(v1::Error::field(
+                "node",
+                "an id: only a caller that may do everything names it by a PeerId",
+            )));
+        }
         let peer = text::peer_id_from_text(field).map_err(|_| {
             let wanted = "an id of `a-z`, `0-9` and `-`, or a PeerId in any text form";
             Box::new(v1::Error::field("node", wanted))

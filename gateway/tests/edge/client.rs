@@ -23,7 +23,6 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    #[expect(dead_code, reason = "printed when a test fails")]
     pub(crate) trailers: HeaderMap,
 }
 

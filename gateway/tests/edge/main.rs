@@ -2,6 +2,7 @@
 //! here holds for every service, because the edge knows none.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod auth;
 mod client;
 mod drain;
 mod forwarders;

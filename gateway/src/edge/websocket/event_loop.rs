@@ -4,6 +4,7 @@
 
 use super::{
     super::{
+        auth,
         desc::Method,
         drain::{Drain, Leave},
         trunk::Trunk,
@@ -30,7 +31,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -46,6 +47,9 @@ use tonic::Status;
 
 /// Answers taken together before they are written.
 const BATCH: usize = 64;
+
+/// How long a session may take to show credentials.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a close may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,6 +88,8 @@ pub(super) struct EventLoop {
     leave: Leave,
     /// Beats to look for silence.
     clock: Interval,
+    /// When it has to be known at the latest who the caller is.
+    known_by: Instant,
     /// When the client was last heard.
     heard: Instant,
     /// When a ping was sent that is not answered yet.
@@ -146,6 +152,7 @@ impl EventLoop {
             echo,
             leave,
             clock,
+            known_by: Instant::now() + AUTH_TIMEOUT,
             heard: Instant::now(),
             pinged: None,
             pings: 0,
@@ -268,6 +275,11 @@ impl EventLoop {
 
     fn tick(&mut self) -> Result<(), End> {
         let (limits, now) = (self.trunk.limits(), Instant::now());
+        match self.extensions.get::<Caller>() {
+            None if now >= self.known_by => return Err(closing(*auth::missing())),
+            Some(caller) if caller.is_expired(SystemTime::now()) => return Err(closing(auth::expired())),
+            _ => {}
+        }
         match self.pinged {
             Some(at) if now - at >= limits.session_pong_timeout => {
                 let text = format!("no answer to a ping in {:?}", limits.session_pong_timeout);
@@ -301,13 +313,16 @@ impl EventLoop {
             _ => return Ok(()),
         };
         match self.form.read(&bytes) {
-            Ok(frame) => self.obey(frame),
+            Ok(Frame::Auth(token)) => self.authenticate(&token.0),
+            Ok(frame) => {
+                self.obey(frame);
+                Ok(())
+            }
             Err(error) => {
                 self.fail(0, error.clone());
-                return Err(closing(*error));
+                Err(closing(*error))
             }
         }
-        Ok(())
     }
 
     fn obey(&mut self, frame: Frame) {
@@ -333,8 +348,7 @@ impl EventLoop {
                 }
             }
             Frame::Ping(number) => self.say(self.form.beat(false, number)),
-            Frame::Pong => {}
-            Frame::Auth => self.authenticated(),
+            Frame::Pong | Frame::Auth(_) => {}
             Frame::Resume => {
                 let text = "resume: take up each stream by its own token, as the request's resume";
                 self.fail(0, Box::new(v1::Error::new(Reason::BadResumeToken, text)));
@@ -383,19 +397,26 @@ impl EventLoop {
         }
     }
 
-    /// With auth off any credentials are fine.
-    fn authenticated(&mut self) {
-        let caller = self.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::anonymous);
+    /// Takes credentials: the first, or fresh ones of the same caller, whose calls go on. With auth off
+    /// any are fine.
+    fn authenticate(&mut self, token: &str) -> Result<(), End> {
+        let caller = self.trunk.auth().vouch(token).map_err(|error| closing(*error))?;
+        if self.extensions.get::<Caller>().is_some_and(|before| !before.is_same(&caller)) {
+            let text = "a session has one caller: open another for other credentials";
+            return Err(closing(v1::Error::new(Reason::TokenInvalid, text)));
+        }
         let answer = session_frame::Authenticated {
             session: caller.principal.session.clone(),
             subject: caller.principal.subject.clone(),
             namespace: caller.namespace.as_ref().into(),
-            expires_at: None,
+            expires_at: caller.expires_at.map(Into::into),
         };
         let kind = Some(session_frame::Kind::Authenticated(answer));
         let message =
             self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
         self.say(message);
+        self.extensions.insert(caller);
+        Ok(())
     }
 
     /// Says why, closes the WebSocket with the same code, and waits shortly for the client's close.

@@ -44,10 +44,20 @@ pub(super) enum Frame {
     Ping(u32),
     /// Any sign of life.
     Pong,
-    /// Credentials.
-    Auth,
+    /// Credentials: a token.
+    Auth(Token),
     /// Takes up a former session.
     Resume,
+}
+
+/// A token, which is shown to nobody.
+#[derive(PartialEq)]
+pub(super) struct Token(pub(super) String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// What begins a call.
@@ -89,7 +99,7 @@ struct Text<'a> {
     ping: Option<u32>,
     pong: Option<u32>,
     #[serde(borrow)]
-    auth: Option<&'a RawValue>,
+    auth: Option<Credentials<'a>>,
     #[serde(borrow)]
     resume: Option<&'a RawValue>,
     #[serde(default, alias = "timeout_ms")]
@@ -102,6 +112,13 @@ struct Text<'a> {
     tracestate: Cow<'a, str>,
     #[serde(default, borrow, alias = "request_id")]
     request_id: Cow<'a, str>,
+}
+
+/// What `auth` holds.
+#[derive(Deserialize)]
+struct Credentials<'a> {
+    #[serde(default, borrow)]
+    token: Cow<'a, str>,
 }
 
 impl Form {
@@ -199,7 +216,7 @@ fn text(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
         Text { credit: Some(credit), .. } => Frame::Credit(id, credit),
         Text { ping: Some(number), .. } => Frame::Ping(number),
         Text { pong: Some(_), .. } => Frame::Pong,
-        Text { auth: Some(_), .. } => Frame::Auth,
+        Text { auth: Some(auth), .. } => Frame::Auth(Token(auth.token.into_owned())),
         Text { resume: Some(_), .. } => Frame::Resume,
         _ => return Err(bad("none of call, input, done, cancel, credit, ping, pong, auth, resume is set")),
     })
@@ -227,7 +244,7 @@ fn binary(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
         Some(Kind::Credit(credit)) => Frame::Credit(id, credit),
         Some(Kind::Ping(number)) => Frame::Ping(number),
         Some(Kind::Pong(_)) => Frame::Pong,
-        Some(Kind::Auth(_)) => Frame::Auth,
+        Some(Kind::Auth(auth)) => Frame::Auth(Token(auth.token)),
         Some(Kind::Resume(_)) => Frame::Resume,
         _ => return Err(bad("its kind is none that a client sends")),
     })

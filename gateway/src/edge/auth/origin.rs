@@ -1,40 +1,31 @@
-//! Who may come in: the caller behind the credentials, and the origins a browser may call from. With
-//! auth off everybody is the anonymous caller of namespace `default`, so a page of a foreign origin is
-//! refused: it must not drive a local node.
+//! The origins a browser may call from, on every dialect and whatever credentials come along: a page of a
+//! foreign origin must not drive a node.
 
-use crate::caller::Caller;
 use http::{HeaderMap, Uri, header};
 use plexus_proto::{reason::Reason, v1};
 use std::sync::Arc;
 
-/// What lets callers in.
+/// The origins that may.
 #[derive(Clone, Debug)]
-pub(crate) struct Auth {
-    anonymous: Caller,
-    origins: Arc<[String]>,
+pub(super) struct Origins {
+    listed: Arc<[String]>,
     /// Whether only this machine can reach the port: then a name that is not this machine's is a trick.
     local: bool,
 }
 
-impl Auth {
-    /// Lets everybody in, browsers only from the own host and the `origins`.
-    pub(crate) fn off(origins: &[String], local: bool) -> Self {
-        let origins = origins.iter().map(|o| o.to_ascii_lowercase()).collect();
-        Self { anonymous: Caller::anonymous(), origins, local }
-    }
-
-    /// Decides who asks.
-    pub(crate) fn caller(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Box<v1::Error>> {
-        self.origin(uri, headers)?;
-        Ok(self.anonymous.clone())
+impl Origins {
+    /// Lets browsers in only from the own host and those that are listed.
+    pub(super) fn new(listed: &[String], local: bool) -> Self {
+        Self { listed: listed.iter().map(|o| o.to_ascii_lowercase()).collect(), local }
     }
 
     /// Tells whether the list names the origin.
-    pub(crate) fn names(&self, origin: &[u8]) -> bool {
-        self.origins.iter().any(|o| o.as_bytes().eq_ignore_ascii_case(origin))
+    pub(super) fn names(&self, origin: &[u8]) -> bool {
+        self.listed.iter().any(|o| o.as_bytes().eq_ignore_ascii_case(origin))
     }
 
-    fn origin(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
+    /// Refuses a page of a foreign origin.
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
         if self.names(origin.as_bytes()) {
             return Ok(());
@@ -69,20 +60,20 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn allows(auth: &Auth, origin: &'static str, host: &'static str) -> bool {
+    fn allows(origins: &Origins, origin: &'static str, host: &'static str) -> bool {
         let headers = HeaderMap::from_iter([
             (header::ORIGIN, HeaderValue::from_static(origin)),
             (header::HOST, HeaderValue::from_static(host)),
         ]);
-        auth.caller(&Uri::from_static("/v1/nodes"), &headers).is_ok()
+        origins.check(&Uri::from_static("/v1/nodes"), &headers).is_ok()
     }
 
     #[test]
     fn a_page_of_another_host_may_not_call() {
-        let auth = Auth::off(&["https://App.example".into()], false);
-        assert!(auth.caller(&Uri::from_static("/"), &HeaderMap::new()).is_ok());
-        assert!(allows(&auth, "http://plexus.example:8080", "plexus.example:8080"));
-        assert!(allows(&auth, "https://app.example", "plexus.example:8080"));
+        let origins = Origins::new(&["https://App.example".into()], false);
+        assert!(origins.check(&Uri::from_static("/"), &HeaderMap::new()).is_ok());
+        assert!(allows(&origins, "http://plexus.example:8080", "plexus.example:8080"));
+        assert!(allows(&origins, "https://app.example", "plexus.example:8080"));
         for bad in [
             "http://evil.example",
             "http://plexus.example:8081",
@@ -91,16 +82,16 @@ mod tests {
             "http://",
             "plexus.example:8080",
         ] {
-            assert!(!allows(&auth, bad, "plexus.example:8080"), "{bad}");
+            assert!(!allows(&origins, bad, "plexus.example:8080"), "{bad}");
         }
     }
 
     #[test]
     fn a_name_that_was_bent_to_this_machine_is_foreign() {
-        let auth = Auth::off(&[], true);
-        assert!(allows(&auth, "http://localhost:8080", "localhost:8080"));
-        assert!(allows(&auth, "http://127.0.0.1:8080", "127.0.0.1:8080"));
-        assert!(allows(&auth, "http://[::1]:8080", "[::1]:8080"));
-        assert!(!allows(&auth, "http://evil.example:8080", "evil.example:8080"));
+        let origins = Origins::new(&[], true);
+        assert!(allows(&origins, "http://localhost:8080", "localhost:8080"));
+        assert!(allows(&origins, "http://127.0.0.1:8080", "127.0.0.1:8080"));
+        assert!(allows(&origins, "http://[::1]:8080", "[::1]:8080"));
+        assert!(!allows(&origins, "http://evil.example:8080", "evil.example:8080"));
     }
 }

@@ -1,0 +1,157 @@
+//! Who may come in, and what they may do: off, or by API keys and tokens of an issuer. It knows no
+//! capability: verbs and resources follow from the descriptor.
+//!
+//! - [`origin`] the origins a browser may call from
+//! - [`token`] JWTs of an issuer; API keys are [`crate::key`]'s
+//! - [`ask`] the verb and the resources of a call
+//! - [`gate`] the decision, before a service sees the call; it is [`crate::grant`]'s
+
+pub(crate) mod ask;
+pub(crate) mod gate;
+mod origin;
+pub(crate) mod token;
+
+use crate::{caller::Caller, config, key};
+use http::{HeaderMap, HeaderValue, Uri, header};
+use origin::Origins;
+use plexus_proto::{reason::Reason, v1};
+use std::{path::Path, sync::Arc, time::SystemTime};
+use token::Tokens;
+
+/// What lets callers in.
+#[derive(Clone, Debug)]
+pub(crate) struct Auth {
+    origins: Origins,
+    /// What vouches for credentials; `None`: auth is off and everybody is the anonymous caller.
+    proof: Option<Arc<Proof>>,
+}
+
+#[derive(Debug)]
+struct Proof {
+    keys: key::Keys,
+    tokens: Option<Tokens>,
+}
+
+impl Auth {
+    /// Reads what vouches for credentials. `local`: only this machine can reach the port.
+    pub(crate) fn new(config: &config::Config, local: bool) -> Result<Self, String> {
+        let origins = Origins::new(&config.origins, local);
+        let auth = &config.auth;
+        if auth.mode == config::Mode::Off {
+            return Ok(Self { origins, proof: None });
+        }
+        let keys = match &*auth.keys {
+            "" => key::Keys::default(),
+            path => key::Keys::open(Path::new(path)).map_err(|e| format!("auth.keys: {e}"))?,
+        };
+        let tokens = !auth.jwt.issuer.is_empty();
+        let tokens = tokens.then(|| Tokens::open(&auth.jwt).map_err(|e| format!("auth.{e}"))).transpose()?;
+        Ok(Self { origins, proof: Some(Arc::new(Proof { keys, tokens })) })
+    }
+
+    /// Tells whether the list names the origin.
+    pub(crate) fn names(&self, origin: &[u8]) -> bool {
+        self.origins.names(origin)
+    }
+
+    /// Refuses a page of a foreign origin.
+    pub(crate) fn origin(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
+        self.origins.check(uri, headers)
+    }
+
+    /// Decides who asks, and takes the credentials out of the headers, so that nothing behind can tell
+    /// them. `None`: none came.
+    pub(crate) fn caller(&self, headers: &mut HeaderMap) -> Result<Option<Caller>, Box<v1::Error>> {
+        if self.proof.is_none() {
+            return Ok(Some(Caller::anonymous()));
+        }
+        let several = headers.get_all(header::AUTHORIZATION).iter().count() > 1;
+        let Some(value) = headers.remove(header::AUTHORIZATION) else { return Ok(None) };
+        let token = bearer(&value).filter(|_| !several);
+        let wanted = "authorization: one header, Bearer and an API key or a token";
+        let token = token.ok_or_else(|| Box::new(v1::Error::new(Reason::TokenInvalid, wanted)))?;
+        self.vouch(token).map(Some)
+    }
+
+    /// Finds whose credentials these are. With auth off any are fine.
+    pub(crate) fn vouch(&self, token: &str) -> Result<Caller, Box<v1::Error>> {
+        let Some(proof) = &self.proof else { return Ok(Caller::anonymous()) };
+        let now = SystemTime::now();
+        match &proof.tokens {
+            Some(tokens) if !token.starts_with(key::PREFIX) => tokens.caller(token, now),
+            _ => proof.keys.caller(token, now),
+        }
+    }
+}
+
+/// Refuses files of keys that could not be used at start.
+pub(crate) fn check(config: &config::Config) -> Result<(), String> {
+    Auth::new(config, true).map(drop)
+}
+
+/// What is told of a call without credentials.
+pub(crate) fn missing() -> Box<v1::Error> {
+    let text = "credentials are needed: authorization: Bearer and an API key or a token";
+    Box::new(v1::Error::new(Reason::TokenMissing, text))
+}
+
+/// What is told of a call or a session whose credentials ended.
+pub(crate) fn expired() -> v1::Error {
+    v1::Error::new(Reason::TokenExpired, "the credentials have ended: come back with fresh ones")
+}
+
+/// What HTTP says beside a refusal (RFC 6750); `None` where credentials would change nothing.
+pub(crate) fn challenge(error: &v1::Error) -> Option<HeaderValue> {
+    match () {
+        () if error.is(Reason::TokenMissing) => Some(HeaderValue::from_static("Bearer realm=\"plexus\"")),
+        () if [Reason::TokenInvalid, Reason::TokenExpired, Reason::TokenRevoked]
+            .iter()
+            .any(|r| error.is(*r)) =>
+        {
+            Some(HeaderValue::from_static("Bearer realm=\"plexus\", error=\"invalid_token\""))
+        }
+        () => None,
+    }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(values: &[&'static str]) -> Result<Option<Caller>, String> {
+        let proof = Some(Arc::new(Proof { keys: key::Keys::default(), tokens: None }));
+        let auth = Auth { origins: Origins::new(&[], false), proof };
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+        }
+        let caller = auth.caller(&mut headers);
+        assert!(headers.is_empty(), "credentials go no further");
+        caller.map_err(|e| e.reason)
+    }
+
+    #[test]
+    fn credentials_come_as_one_bearer_or_not_at_all() {
+        assert!(asked(&[]).unwrap().is_none());
+        for bad in
+            ["", "Bearer", "Bearer ", "Basic YTpi", "plx_x", "Bearer plx_x", "bearer a.b.c", "Bearer a b"]
+        {
+            assert_eq!(asked(&[bad]).unwrap_err(), "TOKEN_INVALID", "{bad:?}");
+        }
+        assert_eq!(asked(&["Bearer a", "Bearer b"]).unwrap_err(), "TOKEN_INVALID");
+    }
+
+    #[test]
+    fn a_refusal_for_lack_of_credentials_asks_for_them() {
+        let says = |reason| challenge(&v1::Error::new(reason, "x")).map(|v| v.to_str().unwrap().to_owned());
+        assert_eq!(says(Reason::TokenMissing).unwrap(), "Bearer realm=\"plexus\"");
+        assert!(says(Reason::TokenExpired).unwrap().ends_with("error=\"invalid_token\""));
+        assert_eq!(says(Reason::NotAllowed), None);
+        assert_eq!(says(Reason::OriginNotAllowed), None);
+    }
+}

@@ -1,0 +1,195 @@
+//! Who may do what: one table of callers, verbs and resources through the dialects, which must agree.
+
+use crate::{Server, client::Answer};
+use bytes::Bytes;
+use plexus_gateway::{
+    config::Mode,
+    grant::Written,
+    key::{self, File},
+};
+use plexus_proto::v1;
+use prost::Message as _;
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+/// A file of keys that goes with the test.
+struct Keys(PathBuf);
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// Starts an edge that knows keys of these verbs and resources, and gives their secrets.
+async fn guarded(keys: &[(&str, &str)], expires: Option<String>) -> (Server, Vec<String>, Keys) {
+    let made = keys.iter().map(|(verbs, resources)| {
+        let grants = vec![Written { verbs: words(verbs), resources: words(resources) }];
+        key::make("default", grants, expires.clone()).unwrap()
+    });
+    let (secrets, keys): (Vec<_>, Vec<_>) = made.map(|m| (m.secret, m.line)).unzip();
+    let path = std::env::temp_dir().join(format!("plexus-keys-{}-{}.toml", std::process::id(), keys[0].id));
+    std::fs::write(&path, toml::to_string(&File { keys }).unwrap()).unwrap();
+    let server = Server::with(|config| {
+        config.auth.mode = Mode::On;
+        config.auth.keys = path.to_str().unwrap().into();
+    })
+    .await;
+    (server, secrets, Keys(path))
+}
+
+/// The dialects that one request and one answer can be told in here.
+const DIALECTS: [&str; 4] = ["rest", "connect", "grpc", "grpc-web"];
+
+/// Calls Publish or GetTopic and says the code of the answer.
+async fn verdict(server: &Server, dialect: &str, token: Option<&str>, verb: &str, topic: &str) -> String {
+    let bearer = token.map(|t| format!("Bearer {t}"));
+    let mut headers: Vec<(&str, &str)> = bearer.iter().map(|b| ("authorization", b.as_str())).collect();
+    let path = format!("/plexus.v1.TopicService/{verb}");
+    let json = match verb {
+        "Publish" => serde_json::json!({"topic": topic, "text": "x"}),
+        _ => serde_json::json!({"topic": topic}),
+    };
+    let message = match verb {
+        "Publish" => v1::PublishRequest { topic: topic.into(), ..Default::default() }.encode_to_vec(),
+        _ => v1::GetTopicRequest { topic: topic.into(), ..Default::default() }.encode_to_vec(),
+    };
+    let framed: Bytes = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat().into();
+    match dialect {
+        "rest" if verb == "Publish" => {
+            headers.push(("content-type", "application/json"));
+            let path = format!("/v1/topics/{topic}/messages");
+            told(&server.send("POST", &path, &headers, r#"{"text":"x"}"#).await)
+        }
+        "rest" => told(&server.send("GET", &format!("/v1/topics/{topic}"), &headers, "").await),
+        "connect" => {
+            headers.push(("content-type", "application/json"));
+            told(&server.send("POST", &path, &headers, json.to_string()).await)
+        }
+        "grpc" => {
+            headers.extend([("content-type", "application/grpc"), ("te", "trailers")]);
+            status(&server.http2().await.send(server, "POST", &path, &headers, framed).await)
+        }
+        _ => {
+            headers.push(("content-type", "application/grpc-web+proto"));
+            status(&server.send("POST", &path, &headers, framed).await)
+        }
+    }
+}
+
+fn told(answer: &Answer) -> String {
+    if answer.status.is_success() {
+        return "ok".into();
+    }
+    let asks = answer.header("www-authenticate").starts_with("Bearer realm=");
+    assert_eq!(asks, answer.status == 401, "{answer:?}");
+    answer.json()["code"].as_str().unwrap_or_default().into()
+}
+
+fn status(answer: &Answer) -> String {
+    let body = String::from_utf8_lossy(&answer.body);
+    let web =
+        body.split("grpc-status:").nth(1).map(|rest| rest.trim().chars().take_while(char::is_ascii_digit));
+    let header = [&answer.headers, &answer.trailers].into_iter().find_map(|h| h.get("grpc-status"));
+    let code = header.map(|v| v.to_str().unwrap().to_owned()).or_else(|| web.map(Iterator::collect));
+    match code.as_deref() {
+        Some("0") => "ok".into(),
+        Some("7") => "permission_denied".into(),
+        Some("16") => "unauthenticated".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_dialect_gives_the_same_verdict() {
+    let grants = [
+        ("*", "**"),
+        ("read", "nodes/default/topics/demo.*"),
+        ("Publish", "nodes/*/topics/demo.a"),
+        ("write", "nodes/other"),
+        ("GetTopic Publish", "nodes/default/topics/demo.b nodes/default/topics/other"),
+    ];
+    let (server, secrets, _keys) = guarded(&grants, None).await;
+    let stranger = key::make("default", vec![Written { verbs: words("*"), resources: words("**") }], None);
+    let stranger = stranger.unwrap().secret;
+    let may = |who: usize, verb: &str, topic: &str| match who {
+        0 => true,
+        1 => verb == "GetTopic" && topic.starts_with("demo."),
+        2 => verb == "Publish" && topic == "demo.a",
+        4 => topic != "demo.a",
+        _ => false,
+    };
+    let mut rows = 0;
+    for verb in ["Publish", "GetTopic"] {
+        for topic in ["demo.a", "demo.b", "other"] {
+            for dialect in DIALECTS {
+                for (who, secret) in secrets.iter().enumerate() {
+                    let wanted = if may(who, verb, topic) { "ok" } else { "permission_denied" };
+                    let got = verdict(&server, dialect, Some(secret), verb, topic).await;
+                    assert_eq!(got, wanted, "{dialect} {:?} {verb} {topic}", grants[who]);
+                    rows += 1;
+                }
+                for token in [None, Some("plx_nonsense"), Some("a.b.c"), Some(&*stranger)] {
+                    let got = verdict(&server, dialect, token, verb, topic).await;
+                    assert_eq!(got, "unauthenticated", "{dialect} {verb} {topic}");
+                    rows += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(rows, 216);
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_tell_whether_the_thing_is_there() {
+    let (server, secrets, _keys) = guarded(&[("read", "nodes/default/topics/mine")], None).await;
+    let bearer = format!("Bearer {}", secrets[0]);
+    let ask = async |topic: &str| {
+        let path = format!("/v1/topics/{topic}");
+        let answer = server.send("GET", &path, &[("authorization", &bearer)], "").await;
+        (answer.status, answer.json()["detail"].as_str().unwrap().replace(topic, "…"))
+    };
+    // The toy has every topic but `missing`.
+    let there = ask("there").await;
+    assert_eq!(there.0, 403);
+    assert_eq!(there, ask("missing").await);
+}
+
+#[tokio::test]
+async fn what_only_describes_is_there_for_everybody() {
+    let (server, _, _keys) = guarded(&[("*", "**")], None).await;
+    for path in ["/", "/openapi.json", "/asyncapi.json", "/docs"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    for path in ["/v1/topics", "/v1/nothing", "/nothing"] {
+        let answer = server.get(path).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("www-authenticate")),
+            (401, "Bearer realm=\"plexus\"")
+        );
+        assert_eq!(answer.json()["reason"], "TOKEN_MISSING", "{path}");
+    }
+    let headers = [("content-type", "application/json")];
+    let health = server.send("POST", "/grpc.health.v1.Health/Check", &headers, "{}").await;
+    assert_eq!(health.status, 200, "{health:?}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_credentials_behind_it() {
+    let ends = SystemTime::now() + Duration::from_secs(2);
+    let ends = humantime::format_rfc3339_millis(ends).to_string();
+    let (server, secrets, _keys) = guarded(&[("*", "**")], Some(ends)).await;
+    let bearer = format!("Bearer {}", secrets[0]);
+    let headers = [("authorization", &*bearer), ("accept", "application/x-ndjson")];
+    let answer = server.send("GET", "/v1/topics/demo/messages", &headers, "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.body).contains("TOKEN_EXPIRED"), "{answer:?}");
+    let late = server.send("GET", "/v1/topics/demo", &headers[..1], "").await;
+    assert_eq!((late.status.as_u16(), &late.json()["reason"]), (401, &"TOKEN_EXPIRED".into()));
+}
