@@ -2,6 +2,7 @@
 
 use crate::{Server, client::Answer};
 use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
 use plexus_gateway::{
     config::Mode,
     grant::Written,
@@ -9,9 +10,15 @@ use plexus_gateway::{
 };
 use plexus_proto::v1;
 use prost::Message as _;
+use serde_json::{Value, json};
 use std::{
     path::PathBuf,
     time::{Duration, SystemTime},
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest},
 };
 
 /// A file of keys that goes with the test.
@@ -39,13 +46,44 @@ async fn guarded(keys: &[(&str, &str)], expires: Option<String>) -> (Server, Vec
     let server = Server::with(|config| {
         config.auth.mode = Mode::On;
         config.auth.keys = path.to_str().unwrap().into();
+        config.limits.session_pong_timeout = Duration::from_secs(1);
     })
     .await;
     (server, secrets, Keys(path))
 }
 
 /// The dialects that one request and one answer can be told in here.
-const DIALECTS: [&str; 4] = ["rest", "connect", "grpc", "grpc-web"];
+const DIALECTS: [&str; 5] = ["rest", "connect", "grpc", "grpc-web", "websocket"];
+
+/// A WebSocket session in JSON.
+struct Session(WebSocketStream<TcpStream>);
+
+impl Session {
+    async fn open(server: &Server) -> Self {
+        let socket = TcpStream::connect(server.addr).await.unwrap();
+        let request = format!("ws://{}/v1/ws", server.addr).into_client_request().unwrap();
+        Self(client_async(request, socket).await.unwrap().0)
+    }
+
+    async fn ask(&mut self, frame: Value) -> Value {
+        self.0.send(Message::Text(frame.to_string().into())).await.unwrap();
+        self.hear().await
+    }
+
+    /// The next frame, or the code of the close.
+    async fn hear(&mut self) -> Value {
+        let next = tokio::time::timeout(Duration::from_secs(10), self.0.next());
+        match next.await.unwrap().unwrap().unwrap() {
+            Message::Text(text) => serde_json::from_str(&text).unwrap(),
+            Message::Close(close) => u16::from(close.unwrap().code).into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn show(&mut self, token: &str) -> Value {
+        self.ask(json!({"auth": {"token": token}})).await
+    }
+}
 
 /// Calls Publish or GetTopic and says the code of the answer.
 async fn verdict(server: &Server, dialect: &str, token: Option<&str>, verb: &str, topic: &str) -> String {
@@ -71,6 +109,18 @@ async fn verdict(server: &Server, dialect: &str, token: Option<&str>, verb: &str
         "connect" => {
             headers.push(("content-type", "application/json"));
             told(&server.send("POST", &path, &headers, json.to_string()).await)
+        }
+        "websocket" => {
+            let mut session = Session::open(server).await;
+            if let Some(token) = token
+                && let close @ Value::Object(_) = &session.show(token).await["close"]
+            {
+                assert_eq!(close["reason"], "TOKEN_INVALID");
+                return "unauthenticated".into();
+            }
+            let call = json!({"id": 1, "call": format!("TopicService.{verb}"), "params": json});
+            let answer = session.ask(call).await;
+            answer["error"]["code"].as_str().unwrap_or("ok").into()
         }
         "grpc" => {
             headers.extend([("content-type", "application/grpc"), ("te", "trailers")]);
@@ -122,12 +172,12 @@ async fn every_dialect_gives_the_same_verdict() {
         0 => true,
         1 => verb == "GetTopic" && topic.starts_with("demo."),
         2 => verb == "Publish" && topic == "demo.a",
-        4 => topic != "demo.a",
+        4 => ["demo.b", "other"].contains(&topic),
         _ => false,
     };
     let mut rows = 0;
     for verb in ["Publish", "GetTopic"] {
-        for topic in ["demo.a", "demo.b", "other"] {
+        for topic in ["demo.a", "demo.b", "demo.c", "other"] {
             for dialect in DIALECTS {
                 for (who, secret) in secrets.iter().enumerate() {
                     let wanted = if may(who, verb, topic) { "ok" } else { "permission_denied" };
@@ -143,7 +193,7 @@ async fn every_dialect_gives_the_same_verdict() {
             }
         }
     }
-    assert_eq!(rows, 216);
+    assert_eq!(rows, 360);
 }
 
 #[tokio::test]
@@ -178,6 +228,32 @@ async fn what_only_describes_is_there_for_everybody() {
     let headers = [("content-type", "application/json")];
     let health = server.send("POST", "/grpc.health.v1.Health/Check", &headers, "{}").await;
     assert_eq!(health.status, 200, "{health:?}");
+}
+
+#[tokio::test]
+async fn a_session_has_one_caller_whose_credentials_can_be_renewed() {
+    let (server, secrets, _keys) = guarded(&[("read", "**"), ("*", "**")], None).await;
+    let publish =
+        |id| json!({"id": id, "call": "TopicService.Publish", "params": {"topic": "a", "text": "x"}});
+    let mut session = Session::open(&server).await;
+    assert_eq!(session.ask(publish(1)).await["error"]["reason"], "TOKEN_MISSING");
+    let shown = session.show(&secrets[0]).await;
+    assert_eq!(shown["authenticated"]["namespace"], "default", "{shown}");
+    assert_eq!(session.ask(publish(2)).await["error"]["reason"], "NOT_ALLOWED");
+    assert!(session.show(&secrets[0]).await["authenticated"].is_object());
+    assert_eq!(session.show(&secrets[1]).await["close"]["reason"], "TOKEN_INVALID");
+    assert_eq!(session.hear().await, 3500);
+}
+
+#[tokio::test]
+async fn a_session_closes_with_the_credentials_behind_it() {
+    let ends = SystemTime::now() + Duration::from_secs(2);
+    let ends = humantime::format_rfc3339_millis(ends).to_string();
+    let (server, secrets, _keys) = guarded(&[("*", "**")], Some(ends)).await;
+    let mut session = Session::open(&server).await;
+    assert!(session.show(&secrets[0]).await["authenticated"]["expiresAt"].is_string());
+    assert_eq!(session.hear().await["close"]["reason"], "TOKEN_EXPIRED");
+    assert_eq!(session.hear().await, 3005);
 }
 
 #[tokio::test]
