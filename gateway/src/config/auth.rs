@@ -1,0 +1,84 @@
+//! Who may come in.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Who may come in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// `off`: everybody may do everything in namespace `default`. `on`: by API key or token alone.
+    pub mode: Mode,
+    /// File of API keys, as `plexus key` writes them; empty: none. Read once at start.
+    pub keys: String,
+    /// Tokens of an issuer.
+    pub jwt: Jwt,
+}
+
+impl Auth {
+    /// Refuses what cannot let anybody in, by the name of its key. The files are read at start.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.mode == Mode::On && self.keys.is_empty() && self.jwt.issuer.is_empty() {
+            return Err("mode: on needs auth.keys or auth.jwt.issuer".into());
+        }
+        if self.jwt.issuer.is_empty() {
+            return Ok(());
+        }
+        let jwt = &self.jwt;
+        match () {
+            () if jwt.audience.is_empty() => Err("jwt.audience: must be set".into()),
+            () if jwt.keys.is_empty() => Err("jwt.keys: must be set".into()),
+            () if jwt.types.is_empty() => Err("jwt.types: at least one".into()),
+            () if jwt.algorithms.is_empty() => Err("jwt.algorithms: at least one".into()),
+            () if jwt.leeway > Duration::from_secs(30) => Err("jwt.leeway: at most 30s".into()),
+            () => {
+                let read =
+                    |name: &String| crate::edge::algorithm(name).map_err(|e| format!("jwt.algorithms: {e}"));
+                jwt.algorithms.iter().try_for_each(|name| read(name).map(drop))
+            }
+        }
+    }
+}
+
+/// Whether credentials are needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// No.
+    #[default]
+    Off,
+    /// For every call.
+    On,
+}
+
+/// Tokens of an issuer: JWTs by RFC 8725.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jwt {
+    /// What `iss` must be; empty: no tokens are taken.
+    pub issuer: String,
+    /// What `aud` must name.
+    pub audience: String,
+    /// File of the issuer's public keys, a JSON Web Key Set. Read once at start.
+    pub keys: String,
+    /// Algorithms that are taken; none with a shared secret.
+    pub algorithms: Vec<String>,
+    /// Types that are taken, as `typ` names them.
+    pub types: Vec<String>,
+    /// How far clocks may differ, at most 30 s.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            keys: String::new(),
+            algorithms: vec!["ES256".into(), "EdDSA".into(), "RS256".into()],
+            types: vec!["JWT".into(), "at+jwt".into()],
+            leeway: Duration::from_secs(30),
+        }
+    }
+}
