@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e bench foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit clean
+.PHONY: help run test build unit e2e bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -29,6 +29,10 @@ e2e: ## The whole product, on each bus in turn
 bench: prepare foreign ## Measure every row of docs/performance.md, about 13 minutes on a quiet machine
 	$(CARGO) build --locked --release -p plexus -p plexus-bench
 	$${CARGO_TARGET_DIR:-target}/release/plexus-bench --out docs/performance.md
+
+attacks: ## Attack a gateway for a minute in each way, and measure its other clients, about 20 minutes on a quiet machine
+	$(CARGO) build --locked --release -p plexus -p plexus-bench
+	$${CARGO_TARGET_DIR:-target}/release/plexus-bench attacks --out docs/reliability.md
 
 prepare: ## Install what the tests need: redis-server
 	@command -v redis-server >/dev/null || { echo "installing redis-server"; tools/install redis-server; }

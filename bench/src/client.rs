@@ -78,6 +78,12 @@ impl Speaker {
         self.flush().await
     }
 
+    /// Shows that this end lives; who only listens is asked for it otherwise.
+    pub(crate) async fn ping(&mut self) -> Result<()> {
+        let frame = SessionFrame { kind: Some(Kind::Ping(1)), ..SessionFrame::default() };
+        Ok(self.0.send(Message::Binary(frame.encode_to_vec().into())).await?)
+    }
+
     /// Sends what is buffered.
     pub(crate) async fn flush(&mut self) -> Result<()> {
         Ok(self.0.flush().await?)

@@ -4,7 +4,9 @@
 //! writes both down. [`fleet`] runs the product in processes of its own, [`raw`] is the baseline, a child
 //! of this same binary, [`client`] an ordinary client, [`proc`] what the kernel counts. Then a file per
 //! group of rows: [`idle`] 1 to 3, [`hop`] 4 and 5, [`saturated`] 6 and 7, [`store`] 8, [`rehome`] 9.
+//! [`attacks`] is a run of its own (`make attacks`).
 
+mod attacks;
 mod client;
 mod clock;
 mod fleet;
@@ -62,6 +64,11 @@ enum Role {
     /// The baseline, as a child of the runner.
     #[command(subcommand, hide = true)]
     Raw(raw::Raw),
+    /// Attacks a gateway and measures its other clients meanwhile (`make attacks`).
+    Attacks(attacks::Cli),
+    /// One attack, as a child of the runner.
+    #[command(hide = true)]
+    Raid(attacks::Raid),
 }
 
 /// Rows that are measured together.
@@ -90,8 +97,11 @@ const RUN_MAX: Duration = Duration::from_secs(180);
 #[tokio::main]
 async fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Role::Raw(what)) = cli.role {
-        return Box::pin(raw::run(what)).await;
+    match cli.role {
+        Some(Role::Raw(what)) => return Box::pin(raw::run(what)).await,
+        Some(Role::Attacks(what)) => return Box::pin(attacks::run(what)).await,
+        Some(Role::Raid(what)) => return Box::pin(attacks::raid(what)).await,
+        None => {}
     }
     ensure!(cli.out.is_none() || cli.only.is_empty(), "--out needs every row");
     if cfg!(debug_assertions) {

@@ -82,7 +82,9 @@ fn misses(sheet: &Sheet) -> Result<String> {
     Ok(if out.is_empty() { out } else { format!("\n### Where the time goes in what was missed\n\n{out}") })
 }
 
-fn machine(note: &str) -> String {
+/// Where and when.
+pub(crate) fn machine(note: &str) -> String {
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
@@ -109,7 +111,7 @@ fn machine(note: &str) -> String {
                 said("git", &["describe", "--always", "--dirty"])
             ),
         ),
-        ("Rust", format!("{}, release profile", said("rustc", &["--version"]))),
+        ("Rust", format!("{}, {profile} profile", said("rustc", &["--version"]))),
         ("Libraries", versions(&["libp2p", "libp2p-gossipsub", "fred", "tokio"])),
         ("Redis", said("redis-server", &["--version"]).split(" sha=").next().unwrap_or_default().to_owned()),
     ];

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod arrows;
+mod attacks;
 mod bad_input;
 mod cli;
 mod dialects;

@@ -7,11 +7,13 @@
 //! - [`http`] a small HTTP client: requests, and streams line by line
 //! - [`peer`] a plain rust-libp2p gossipsub peer
 //! - [`foreign`] go-libp2p and js-libp2p peers, driven by lines of JSON
+//! - [`attacks`] what strangers do to a port
 //! - [`otlp`] a collector of traces
 //! - [`process`] the `plexus` binary as processes of their own
 
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+pub mod attacks;
 pub mod cluster;
 pub mod foreign;
 pub mod http;

@@ -18,6 +18,10 @@ pub struct Limits {
     /// Time for a request head, from its first byte.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
+    /// Time for a request's body or a message of a session, from its begin; one second more for each KiB
+    /// that came.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
     /// Idle time of an HTTP/1 connection.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -32,6 +36,10 @@ pub struct Limits {
     /// Time an HTTP/2 ping may take.
     #[serde(with = "humantime_serde")]
     pub ping_timeout: Duration,
+    /// Frames without content (pings, settings, resets, crumbs of messages) that a client may send in one
+    /// second, twice as many at once, and one more for every 32 bytes that it was sent. Over it the
+    /// connection is cut.
+    pub empty_frames_a_second: u32,
     /// Bytes of a request's headers.
     pub header_bytes_max: usize,
     /// Headers of a request.
@@ -71,11 +79,13 @@ impl Limits {
             ("limits.first_byte_timeout", self.first_byte_timeout.is_zero()),
             ("limits.handshake_timeout", self.handshake_timeout.is_zero()),
             ("limits.head_timeout", self.head_timeout.is_zero()),
+            ("limits.body_timeout", self.body_timeout.is_zero()),
             ("limits.idle_timeout", self.idle_timeout.is_zero()),
             ("limits.write_timeout", self.write_timeout.is_zero()),
             ("limits.streams_max", self.streams_max == 0),
             ("limits.ping_interval", self.ping_interval.is_zero()),
             ("limits.ping_timeout", self.ping_timeout.is_zero()),
+            ("limits.empty_frames_a_second", self.empty_frames_a_second == 0),
             ("limits.header_bytes_max", self.header_bytes_max == 0),
             ("limits.headers_max", self.headers_max == 0),
             ("limits.body_bytes_max", self.body_bytes_max == 0),
@@ -98,11 +108,13 @@ impl Default for Limits {
             first_byte_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             streams_max: 128,
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
+            empty_frames_a_second: 1_000,
             header_bytes_max: 16 << 10,
             headers_max: 100,
             body_bytes_max: 1 << 20,
@@ -112,7 +124,7 @@ impl Default for Limits {
             heartbeat_interval: Duration::from_secs(15),
             compressed_streams_max: 64,
             session_calls_max: 256,
-            session_buffer_max: 1 << 20,
+            session_buffer_max: 128 << 10,
             session_ping_interval: Duration::from_secs(25),
             session_pong_timeout: Duration::from_secs(10),
         }

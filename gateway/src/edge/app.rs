@@ -6,6 +6,7 @@ use super::{
     compress::{self, Compress},
     connect::{Connect, Refused},
     desc::Error,
+    flood::slow::Slow,
     guard::{self, Measured},
     limits, problem,
     reference::{Answer, Reference},
@@ -101,11 +102,25 @@ impl Desk {
             }
             return response;
         }
+        let request = self.timed(face, request);
         match face {
             Face::Grpc => self.grpc(request).await,
             Face::Connect => self.connect(request).await,
             Face::Plain => self.plain(request).await,
         }
+    }
+
+    /// Holds a body to its time; a stream of requests may rest between them.
+    fn timed(&self, face: Face, request: Request<Body>) -> Request<Body> {
+        let streams = || {
+            let method = self.0.trunk.registry().method(request.uri().path());
+            face != Face::Plain && method.is_some_and(|m| !m.kind.takes_one())
+        };
+        if http_body::Body::is_end_stream(request.body()) || streams() {
+            return request;
+        }
+        let timeout = self.0.trunk.limits().body_timeout;
+        request.map(|body| Body::new(Slow::new(body, timeout)))
     }
 
     fn face(&self, request: &Request<Body>) -> Face {

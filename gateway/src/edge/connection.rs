@@ -2,6 +2,7 @@
 
 use super::{
     drain::Drain,
+    flood::untaken::{self, Answer},
     forwarders::Forwarders,
     opening::{Opened, Opening},
     wire::{Pace, Wire},
@@ -17,10 +18,13 @@ use hyper_util::{
         graceful::{GracefulConnection, Watcher},
     },
 };
-use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
+
+/// Bytes that the kernel takes of a connection before it can send them; what is on its way is not counted.
+const UNSENT_BYTES: u32 = 256 << 10;
 
 /// Who the client is: the other end of the connection, or whom a trusted forwarder named, then maybe
 /// without a port. In every request's extensions.
@@ -72,9 +76,12 @@ where
     /// Serves a connection until it ends, in a task that the drain waits for.
     pub(crate) fn serve(self: &Arc<Self>, accepted: Accepted, opening: &Opening, watcher: Watcher) {
         let Accepted { socket, peer, slot } = accepted;
-        // Both fail only on a socket that is gone already; the connection then says so itself.
+        // These fail only on a socket that is gone already; the connection then says so itself.
         let _ = socket.set_nodelay(true);
-        let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(self.limits.write_timeout));
+        let options = socket2::SockRef::from(&socket);
+        let _ = options.set_tcp_user_timeout(Some(self.limits.write_timeout));
+        // What a client does not read waits here, in what is bounded, and not in the kernel.
+        let _ = options.set_tcp_notsent_lowat(UNSENT_BYTES);
         self.metrics.accepted.inc();
         let cut = self.drain.cut.clone();
         if opening.is_none(peer.ip()) {
@@ -122,7 +129,7 @@ where
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     head.end();
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(Answer::new))
             }
         });
         self.http.serve_connection_with_upgrades(TokioIo::new(wire), service).into_owned()
@@ -137,7 +144,8 @@ fn told(peer: SocketAddr, ended: Option<Result<(), Box<dyn Error + Send + Sync>>
 }
 
 fn http(limits: &Limits, drain: &Drain) -> Builder<Tasks> {
-    let mut http = Builder::new(Tasks { tasks: drain.tasks.clone(), cut: drain.cut.clone() });
+    let (tasks, cut) = (drain.tasks.clone(), drain.cut.clone());
+    let mut http = Builder::new(Tasks { tasks, cut, patience: limits.write_timeout });
     http.http1()
         .timer(TokioTimer::new())
         // hyper's timer runs between requests too, so it is the idle limit; heads are `Wire`'s.
@@ -159,11 +167,13 @@ fn http(limits: &Limits, drain: &Drain) -> Builder<Tasks> {
     http
 }
 
-/// Where hyper's own tasks go: each has an owner that waits for it.
+/// Where hyper's own tasks go, the streams of HTTP/2: each has an owner that waits for it.
 #[derive(Clone)]
 struct Tasks {
     tasks: TaskTracker,
     cut: CancellationToken,
+    /// How long a client may take nothing of an answer.
+    patience: Duration,
 }
 
 impl<F> hyper::rt::Executor<F> for Tasks
@@ -172,6 +182,7 @@ where
     F::Output: Send,
 {
     fn execute(&self, task: F) {
+        let task = untaken::watch(task, self.patience);
         self.tasks.spawn(self.cut.clone().run_until_cancelled_owned(task));
     }
 }

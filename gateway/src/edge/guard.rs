@@ -4,7 +4,7 @@
 use super::desc::Method;
 use crate::error;
 use axum::body::Body;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{Request, Response, Version, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Limited};
@@ -48,14 +48,41 @@ pub(crate) fn bare(status: &Status, limit: usize) -> Option<v1::Error> {
 
 /// Reads a whole body of at most `limit` bytes.
 pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Box<v1::Error>> {
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+    match gather(Limited::new(body, limit)).await {
+        Ok(bytes) => Ok(bytes),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Box::new(too_large(limit))),
+        Err(e) if status_in(&*e).is_some() => {
+            Err(Box::new(status_in(&*e).map(error::from_status).unwrap_or_default()))
+        }
         Err(e) if is_malformed(&*e) => {
             Err(Box::new(v1::Error::field("body", format!("its chunks cannot be read: {e}"))))
         }
         Err(e) => Err(Box::new(v1::Error::new(Reason::Cancelled, format!("the request broke off: {e}")))),
     }
+}
+
+/// Copies a body together as it comes: pieces that are kept until the end would hold on to the buffers that
+/// they were read into, which are several times as large.
+async fn gather(mut body: Limited<Body>) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Finds what the edge itself has to say of a body.
+fn status_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
+    let mut causes = std::iter::successors(Some(error), |e| e.source());
+    causes.find_map(|e| e.downcast_ref::<Status>())
 }
 
 /// Tells a body that is written wrongly from one that did not come whole.

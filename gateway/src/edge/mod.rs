@@ -3,7 +3,7 @@
 //!
 //! - [`listener`] accepts connections, [`opening`] reads what comes before HTTP: a word of [`forwarders`],
 //!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`drain`] ends them
-//! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds
+//! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds, [`flood`] what is none
 //! - [`trunk`] is the one way into the services, [`desc`] what they are, [`reflection`] tells it to clients
 //! - [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`] streams as text
 //! - [`rest`] paths: [`route`] finds the method; [`bind`], [`body`] and [`convention`] fill its fields from
@@ -22,6 +22,7 @@ mod connection;
 mod convention;
 pub(crate) mod desc;
 pub(crate) mod drain;
+mod flood;
 pub(crate) mod forwarders;
 mod guard;
 pub(crate) mod json;

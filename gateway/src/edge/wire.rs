@@ -1,7 +1,8 @@
-//! A connection's bytes, and the two timers that hyper lacks: a peer must send something soon, and a
-//! request's head must be whole soon after its first byte. The slot of the connection lives here,
-//! because hyper's connection ends at an upgrade and the slot must not.
+//! A connection's bytes, and what hyper lacks: a peer must send something soon, a request's head must be
+//! whole soon after its first byte, and what is sent must not be nothing all the time. The slot of the
+//! connection lives here, because hyper's connection ends at an upgrade and the slot must not.
 
+use super::flood::{Allowance, http2::Frames};
 use crate::config::Limits;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
@@ -12,7 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -64,9 +65,21 @@ pub(crate) struct Wire {
     bytes: Bytes,
     pace: Pace,
     spoken: Spoken,
-    timer: Option<(Pin<Box<Sleep>>, u32)>,
+    timer: Option<Timer>,
     head_timeout: Duration,
+    /// None until HTTP/2 is spoken.
+    http2: Option<Box<(Frames, Allowance)>>,
+    frames_a_second: u32,
     _held: Held,
+}
+
+/// The end of the client's time. A pace that is given and gone on makes it void.
+struct Timer(Pin<Box<Sleep>>, Option<u32>);
+
+impl Timer {
+    fn new(wait: Duration, pace: Option<u32>) -> Self {
+        Self(Box::pin(tokio::time::sleep(wait)), pace)
+    }
 }
 
 /// What a connection holds until it is gone.
@@ -99,12 +112,20 @@ impl Wire {
         open: Gauge,
     ) -> Self {
         open.inc();
-        let timer = Some((Box::pin(tokio::time::sleep(limits.first_byte_timeout)), pace.now()));
-        let (spoken, head_timeout) = (Spoken::Preface(0), limits.head_timeout);
-        Self { bytes, pace, spoken, timer, head_timeout, _held: Held(open, slot) }
+        let timer = Some(Timer::new(limits.first_byte_timeout, Some(pace.now())));
+        Self {
+            bytes,
+            pace,
+            spoken: Spoken::Preface(0),
+            timer,
+            head_timeout: limits.head_timeout,
+            http2: None,
+            frames_a_second: limits.empty_frames_a_second,
+            _held: Held(open, slot),
+        }
     }
 
-    fn note(&mut self, new: &[u8]) -> io::Result<()> {
+    fn note(&mut self, mut new: &[u8]) -> io::Result<()> {
         let first = self.spoken == Spoken::Preface(0);
         self.spoken = match self.spoken {
             Spoken::Preface(seen) => {
@@ -113,19 +134,53 @@ impl Wire {
                     _ if new[..n] != PREFACE[seen..seen + n] => {
                         line(line(Spoken::Line(None), &PREFACE[..seen])?, new)?
                     }
-                    all if all == PREFACE.len() => Spoken::Http2,
+                    all if all == PREFACE.len() => {
+                        let allowance = Allowance::new(self.frames_a_second, Instant::now());
+                        self.http2 = Some(Box::new((Frames::new(), allowance)));
+                        self.timer = None;
+                        new = &new[n..];
+                        Spoken::Http2
+                    }
                     part => Spoken::Preface(part),
                 }
             }
             spoken => line(spoken, new)?,
         };
+        if self.http2.is_some() {
+            return self.note_frames(new);
+        }
         let now = self.pace.now();
-        if new.is_empty() || self.spoken == Spoken::Http2 {
+        if new.is_empty() {
             self.timer = None;
         } else if first || (self.timer.is_none() && now.is_multiple_of(2)) {
-            self.timer = Some((Box::pin(tokio::time::sleep(self.head_timeout)), now));
+            self.timer = Some(Timer::new(self.head_timeout, Some(now)));
         }
         Ok(())
+    }
+
+    /// Heads of HTTP/2 have their time too, and what carries nothing is counted.
+    fn note_frames(&mut self, new: &[u8]) -> io::Result<()> {
+        let Some(http2) = &mut self.http2 else { return Ok(()) };
+        let (frames, allowance) = &mut **http2;
+        let seen = frames.read(new);
+        if seen.ended || !seen.amid {
+            self.timer = None;
+        }
+        if seen.amid && self.timer.is_none() {
+            self.timer = Some(Timer::new(self.head_timeout, None));
+        }
+        if seen.cost > 0 && !allowance.take(seen.cost, Instant::now) {
+            tracing::debug!("a flood of frames without content");
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        Ok(())
+    }
+
+    /// Notes what was written at once.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Some(http2), Poll::Ready(Ok(n))) = (&mut self.http2, written) {
+            http2.1.wrote(*n);
+        }
     }
 
     /// Fails when the answer is to no HTTP. hyper answers as soon as a first line cannot be one, which may be
@@ -145,10 +200,10 @@ impl Wire {
 
     /// Fails when a timer has run out; one that a whole head has overtaken is dropped.
     fn late(&mut self, context: &mut Context<'_>) -> bool {
-        if self.timer.as_ref().is_some_and(|(_, at)| *at != self.pace.now()) {
+        if self.timer.as_ref().and_then(|Timer(_, at)| *at).is_some_and(|at| at != self.pace.now()) {
             self.timer = None;
         }
-        self.timer.as_mut().is_some_and(|(sleep, _)| sleep.as_mut().poll(context).is_ready())
+        self.timer.as_mut().is_some_and(|Timer(sleep, _)| sleep.as_mut().poll(context).is_ready())
     }
 }
 
@@ -198,7 +253,9 @@ impl AsyncWrite for Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.answer()?;
-        Pin::new(&mut self.bytes).poll_write(context, bytes)
+        let written = Pin::new(&mut self.bytes).poll_write(context, bytes);
+        self.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -207,7 +264,9 @@ impl AsyncWrite for Wire {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.answer()?;
-        Pin::new(&mut self.bytes).poll_write_vectored(context, bytes)
+        let written = Pin::new(&mut self.bytes).poll_write_vectored(context, bytes);
+        self.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -280,6 +280,10 @@ impl EventLoop {
             Some(caller) if caller.is_expired(SystemTime::now()) => return Err(closing(auth::expired())),
             _ => {}
         }
+        if self.socket.get_ref().is_late(limits, self.clock.period()) {
+            let text = format!("a message was begun and did not come within {:?}", limits.body_timeout);
+            return Err(closing(v1::Error::new(Reason::DeadlineExceeded, text)));
+        }
         match self.pinged {
             Some(at) if now - at >= limits.session_pong_timeout => {
                 let text = format!("no answer to a ping in {:?}", limits.session_pong_timeout);

@@ -2,7 +2,7 @@
 //! I/O and no read buffer of hyper stay behind an idle session; a stream of HTTP/2 cannot be taken out
 //! of its connection and stays boxed.
 
-use super::super::wire::Wire;
+use super::super::{flood::websocket::Frames, wire::Wire};
 use crate::config::Limits;
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -11,6 +11,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
@@ -29,7 +30,12 @@ const READ_BYTES: usize = 1 << 10;
 
 /// Waits for the upgrade; `None` where the client went away.
 pub(super) async fn take(upgrade: OnUpgrade, limits: &Limits) -> Option<Socket> {
-    let (io, read) = Io::take(upgrade.await.ok()?);
+    let (bytes, read) = Beneath::take(upgrade.await.ok()?);
+    let mut frames = Frames::new(limits);
+    if !frames.read(&read) {
+        return None;
+    }
+    let io = Io { bytes, frames };
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(WRITE_BYTES)
@@ -39,20 +45,32 @@ pub(super) async fn take(upgrade: OnUpgrade, limits: &Limits) -> Option<Socket> 
     Some(WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await)
 }
 
-/// The bytes beneath.
-pub(super) enum Io {
+/// The bytes beneath, and the frames in them.
+pub(super) struct Io {
+    bytes: Beneath,
+    frames: Frames,
+}
+
+enum Beneath {
     /// The socket itself.
     Wire(Box<Wire>),
     /// A stream within an HTTP/2 connection.
     Stream(TokioIo<Upgraded>),
 }
 
-impl Io {
+impl Beneath {
     fn take(upgraded: Upgraded) -> (Self, Bytes) {
         match downcast::<TokioIo<Wire>>(upgraded) {
             Ok(parts) => (Self::Wire(Box::new(parts.io.into_inner())), parts.read_buf),
             Err(upgraded) => (Self::Stream(TokioIo::new(upgraded)), Bytes::new()),
         }
+    }
+}
+
+impl Io {
+    /// Tells whether the client has begun a message that does not come.
+    pub(super) fn is_late(&self, limits: &Limits, seldom: Duration) -> bool {
+        self.frames.is_late(Instant::now(), limits, seldom)
     }
 }
 
@@ -62,32 +80,42 @@ impl AsyncRead for Io {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Wire(io) => Pin::new(io).poll_read(context, buffer),
-            Self::Stream(io) => Pin::new(io).poll_read(context, buffer),
+        let (me, before) = (self.get_mut(), buffer.filled().len());
+        let read = match &mut me.bytes {
+            Beneath::Wire(io) => Pin::new(io).poll_read(context, buffer),
+            Beneath::Stream(io) => Pin::new(io).poll_read(context, buffer),
+        };
+        if read.is_ready() && !me.frames.read(&buffer.filled()[before..]) {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
+        read
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Wire(io) => Pin::new(io).poll_write(context, bytes),
-            Self::Stream(io) => Pin::new(io).poll_write(context, bytes),
+        let me = self.get_mut();
+        let written = match &mut me.bytes {
+            Beneath::Wire(io) => Pin::new(io).poll_write(context, bytes),
+            Beneath::Stream(io) => Pin::new(io).poll_write(context, bytes),
+        };
+        if let Poll::Ready(Ok(n)) = written {
+            me.frames.wrote(n);
         }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Wire(io) => Pin::new(io).poll_flush(context),
-            Self::Stream(io) => Pin::new(io).poll_flush(context),
+        match &mut self.get_mut().bytes {
+            Beneath::Wire(io) => Pin::new(io).poll_flush(context),
+            Beneath::Stream(io) => Pin::new(io).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Wire(io) => Pin::new(io).poll_shutdown(context),
-            Self::Stream(io) => Pin::new(io).poll_shutdown(context),
+        match &mut self.get_mut().bytes {
+            Beneath::Wire(io) => Pin::new(io).poll_shutdown(context),
+            Beneath::Stream(io) => Pin::new(io).poll_shutdown(context),
         }
     }
 }
