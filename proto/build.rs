@@ -3,8 +3,9 @@
 
 use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "plexus/v1/common.proto",
+    "plexus/v1/admin.proto",
     "plexus/v1/nodes.proto",
     "plexus/v1/peers.proto",
     "plexus/v1/presence.proto",

@@ -6,7 +6,7 @@ use plexus_proto::bus::{Principal, principal::Kind};
 use std::{sync::Arc, time::SystemTime};
 
 /// An authorised caller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
     /// The namespace that owns everything it can see.
     pub namespace: Arc<str>,
@@ -14,6 +14,8 @@ pub struct Caller {
     pub principal: Arc<Principal>,
     /// What it may do there.
     pub grants: Arc<Grants>,
+    /// When its credentials were made, if they say so.
+    pub issued_at: Option<SystemTime>,
     /// When its credentials end; `None`: never.
     pub expires_at: Option<SystemTime>,
 }
@@ -26,6 +28,7 @@ impl Caller {
             namespace: "default".into(),
             principal: principal.into(),
             grants: Grants::all().into(),
+            issued_at: None,
             expires_at: None,
         }
     }
@@ -38,7 +41,13 @@ impl Caller {
         expires_at: Option<SystemTime>,
     ) -> Self {
         let principal = Principal { expires_at: expires_at.map(Into::into), ..principal };
-        Self { namespace: namespace.into(), principal: principal.into(), grants, expires_at }
+        Self { namespace: namespace.into(), principal: principal.into(), grants, issued_at: None, expires_at }
+    }
+
+    /// The same, within a session of its own: a WebSocket or a stream.
+    pub(crate) fn within(&self, session: &str) -> Self {
+        let principal = Principal { session: session.into(), ..Principal::clone(&self.principal) };
+        Self { principal: principal.into(), ..self.clone() }
     }
 
     /// Tells whether its credentials have ended.

@@ -120,6 +120,21 @@ impl Grants {
     pub fn is_all(&self) -> bool {
         self.all
     }
+
+    /// Tells whether who has these may hand those on. It would rather say no than look into what words
+    /// mean: a verb is handed on by its own name or by `*`, a pattern by one that plainly covers it.
+    pub fn may_give(&self, those: &Self) -> bool {
+        let gives = |verb: &String, pattern: &Pattern| {
+            self.grants.iter().any(|own| {
+                own.verbs.iter().any(|word| word == ANY || word == verb)
+                    && own.patterns.iter().any(|own| contains(&own.0, &pattern.0))
+            })
+        };
+        let given = |grant: &Grant| {
+            grant.verbs.iter().all(|verb| grant.patterns.iter().all(|pattern| gives(verb, pattern)))
+        };
+        self.all || those.grants.iter().all(given)
+    }
 }
 
 impl Grant {
@@ -180,6 +195,20 @@ fn covers(steps: &[Step], parts: &[Part]) -> bool {
             stands_for(texts, part) && covers(rest, beneath)
         }
         ([Step::Part(_), ..], []) => false,
+    }
+}
+
+/// Tells whether a pattern covers all that another does; false also where that is hard to say.
+fn contains(own: &[Step], other: &[Step]) -> bool {
+    match (own, other) {
+        ([], _) => true,
+        ([Step::Across, rest @ ..], _) => (0..=other.len()).any(|skip| contains(rest, &other[skip..])),
+        ([Step::Part(texts), rest @ ..], [Step::Part(others), beneath @ ..]) => {
+            let any = texts.len() == 2 && texts.iter().all(Vec::is_empty);
+            let one = || matches!(&others[..], [name] if stands_for(texts, &Part::Named(name.clone())));
+            (any || texts == others || one()) && contains(rest, beneath)
+        }
+        ([Step::Part(_), ..], _) => false,
     }
 }
 
@@ -309,6 +338,31 @@ mod tests {
         assert!(Grants::read(&vec![one; GRANTS_MAX + 1]).unwrap_err().starts_with("grants"));
     }
 
+    #[test]
+    fn nobody_hands_on_more_than_they_have() {
+        let all = grants(&[("*", "**")]);
+        let own = grants(&[("read", "nodes/a*"), ("*", "nodes/b/topics/*"), ("*", "admin")]);
+        for (verbs, patterns, given) in [
+            ("read", "nodes/a", true),
+            ("read", "nodes/a*", true),
+            ("read", "nodes/ax/topics/*", true),
+            ("read", "nodes/*", false),
+            ("read", "**", false),
+            ("write", "nodes/a", false),
+            ("*", "nodes/a", false),
+            ("GetTopic", "nodes/a", false),
+            ("GetTopic *", "nodes/b/topics/x*", true),
+            ("GetTopic", "nodes/b/topics/**", false),
+            ("GetTopic", "nodes/b/topics", false),
+            ("*", "admin/api-keys", true),
+            ("*", "**/api-keys", false),
+            ("read *", "nodes/a admin", false),
+        ] {
+            assert_eq!(own.may_give(&grants(&[(verbs, patterns)])), given, "{verbs} {patterns}");
+            assert!(all.may_give(&grants(&[(verbs, patterns)])), "{verbs} {patterns}");
+        }
+    }
+
     /// The same decision, told in the slowest way.
     fn model(pattern: &[&str], parts: &[&str]) -> bool {
         fn glob(pattern: &[u8], text: &[u8]) -> bool {
@@ -345,6 +399,26 @@ mod tests {
             let named: Vec<Part> = parts.iter().map(|p| Part::Named(p.as_bytes().to_vec())).collect();
             let read = Pattern::read(&pattern.join("/")).unwrap();
             prop_assert_eq!(covers(&read.0, &named), model(&pattern, &parts));
+        }
+
+        #[test]
+        fn what_is_handed_on_was_had(
+            own in proptest::collection::vec("[ab*]{1,3}", 1..4), other in proptest::collection::vec("[ab*]{1,3}", 1..4),
+            across: bool, beyond: bool, parts in proptest::collection::vec("[ab]{1,3}", 0..5),
+        ) {
+            let join = |list: &[String], across: bool| {
+                let mut list: Vec<String> = list.iter().map(|p| p.replace("**", "*").replace("**", "*")).collect();
+                if across {
+                    list.insert(list.len() / 2, "**".into());
+                }
+                list.join("/")
+            };
+            let (own, other) = (join(&own, across), join(&other, beyond));
+            let named: Vec<Part> = parts.iter().map(|p| Part::Named(p.as_bytes().to_vec())).collect();
+            let (own, other) = (grants(&[("*", &own)]), grants(&[("*", &other)]));
+            if own.may_give(&other) && decide(&other, DO, &named) == Verdict::Allowed {
+                prop_assert_eq!(decide(&own, DO, &named), Verdict::Allowed);
+            }
         }
 
         #[test]

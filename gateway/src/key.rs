@@ -1,6 +1,7 @@
-//! API keys: how one looks, and the file of those that are known. A key is 256 random bits behind its id,
-//! with a checksum, so that a scanner can tell one from noise: `plx_[A-Za-z0-9_-]{59}`. It is shown once,
-//! when it is made; what is kept is its SHA-256, which 256 random bits need nothing slower than.
+//! API keys: how one looks, and what is kept of those that are known, in a file or in the store. A key is
+//! 256 random bits behind its id, with a checksum, so that a scanner can tell one from noise:
+//! `plx_[A-Za-z0-9_-]{59}`. It is shown once, when it is made; what is kept is its SHA-256, which 256
+//! random bits need nothing slower than.
 
 use crate::{
     caller::Caller,
@@ -9,18 +10,20 @@ use crate::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use plexus_bus::NodeName;
 use plexus_proto::{
-    bus::{Principal, principal::Kind},
+    bus::{ApiKeyRecord, Principal, principal::Kind},
     reason::Reason,
     v1,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, fmt, path::Path, time::SystemTime};
 use subtle::ConstantTimeEq;
 
 /// What every key begins with.
 pub const PREFIX: &str = "plx_";
 
+/// What the subjects of keys begin with.
+pub(crate) const SUBJECT: &str = "key:";
 /// Bytes of a key's id.
 const ID: usize = 8;
 /// Bytes of its secret.
@@ -56,6 +59,9 @@ pub struct Line {
     pub sha256: String,
     /// Whose it is.
     pub namespace: String,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
     /// When it ends, such as `2027-01-01T00:00:00Z`; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
@@ -64,9 +70,10 @@ pub struct Line {
 }
 
 /// The keys that are known, by id.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(crate) struct Keys(HashMap<String, Known>);
 
+#[derive(PartialEq)]
 struct Known {
     digest: [u8; 32],
     caller: Caller,
@@ -87,6 +94,7 @@ pub fn make(namespace: &str, grants: Vec<Written>, expires: Option<String>) -> R
         id: hex(&random[..ID]),
         sha256: hex(&digest(&secret)),
         namespace: namespace.into(),
+        created: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
         expires,
         grants,
     };
@@ -94,12 +102,62 @@ pub fn make(namespace: &str, grants: Vec<Written>, expires: Option<String>) -> R
     Ok(Made { secret, line })
 }
 
+/// Makes a key with all else as given; the error names what is wrong. The record has no secret.
+pub(crate) fn record(key: v1::ApiKey) -> Result<(String, ApiKeyRecord), String> {
+    let random: [u8; ID + SECRET] = rand::random();
+    let secret = spell(&random);
+    let key = v1::ApiKey { api_key: hex(&random[..ID]), secret: String::new(), ..key };
+    let record = ApiKeyRecord { key: Some(key), sha256: digest(&secret).to_vec().into() };
+    Known::kept(&record)?;
+    Ok((secret, record))
+}
+
+/// Tells whether a text can be a key's id.
+pub(crate) fn is_id(text: &str) -> bool {
+    text.len() == 2 * ID && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// The subject of the caller behind a key.
+pub(crate) fn subject(id: &str) -> String {
+    format!("{SUBJECT}{id}")
+}
+
 impl Keys {
     /// Reads a file of keys; the error names the key and what is wrong with it, never what it is.
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let file: File = toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.message()))?;
+        let at = |error: String| format!("{}: {error}", path.display());
+        let text = std::fs::read(path).map_err(|e| at(e.to_string()))?;
+        Self::parse(&text).map_err(at)
+    }
+
+    /// Reads what such a file holds.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(text).map_err(|_| "no UTF-8")?;
+        let file: File = toml::from_str(text).map_err(|e| e.message().to_owned())?;
         Self::read(&file)
+    }
+
+    /// Takes what the store holds, and leaves out what cannot be read.
+    pub(crate) fn kept(records: &[ApiKeyRecord]) -> Self {
+        let known = |record: &ApiKeyRecord| match Known::kept(record) {
+            Ok(known) => Some((known.caller.principal.token_id.clone(), known)),
+            Err(error) => {
+                tracing::warn!(error, "an API key of the store cannot be read and is left out");
+                None
+            }
+        };
+        Self(records.iter().filter_map(known).collect())
+    }
+
+    /// Tells whether a key of this id is known.
+    pub(crate) fn has(&self, secret: &str) -> bool {
+        id(secret).is_some_and(|id| self.0.contains_key(&id))
+    }
+
+    /// Tells whether the key behind a caller is still there and says the same of it.
+    pub(crate) fn stand(&self, caller: &Caller) -> bool {
+        let known = self.0.get(&caller.principal.token_id);
+        known.is_some_and(|known| known.caller.is_same(caller) && known.caller.grants == caller.grants)
     }
 
     fn read(file: &File) -> Result<Self, String> {
@@ -133,22 +191,49 @@ impl Keys {
 
 impl Known {
     fn read(line: &Line) -> Result<Self, String> {
-        let is_id = line.id.len() == 2 * ID && line.id.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_id {
+        let time = |name: &str, text: &Option<String>| {
+            let read = text.as_deref().map(humantime::parse_rfc3339_weak).transpose();
+            read.map_err(|_| format!("{name}: a time such as 2027-01-01T00:00:00Z"))
+        };
+        let (created, expires) = (time("created", &line.created)?, time("expires", &line.expires)?);
+        let digest = unhex(&line.sha256).ok_or("sha256: 64 digits of hexadecimal")?;
+        Self::new(&line.id, digest, &line.namespace, &line.grants, (created, expires))
+    }
+
+    fn kept(record: &ApiKeyRecord) -> Result<Self, String> {
+        let key = record.key.as_ref().ok_or("there is none")?;
+        let digest = record.sha256[..].try_into().map_err(|_| "sha256: 32 bytes")?;
+        let time = |name: &str, at: Option<prost_types::Timestamp>| {
+            at.map(SystemTime::try_from).transpose().map_err(|_| format!("{name}: no time"))
+        };
+        let times = (time("created_at", key.created_at)?, time("expires_at", key.expires_at)?);
+        let written =
+            |grant: &v1::Grant| Written { verbs: grant.verbs.clone(), resources: grant.resources.clone() };
+        let grants: Vec<_> = key.grants.iter().map(written).collect();
+        Self::new(&key.api_key, digest, &key.namespace, &grants, times)
+    }
+
+    fn new(
+        id: &str,
+        digest: [u8; 32],
+        namespace: &str,
+        grants: &[Written],
+        (created, expires): (Option<SystemTime>, Option<SystemTime>),
+    ) -> Result<Self, String> {
+        if !is_id(id) {
             return Err(format!("id: {} digits of hexadecimal", 2 * ID));
         }
-        let digest = unhex(&line.sha256).ok_or("sha256: 64 digits of hexadecimal")?;
-        check_namespace(&line.namespace)?;
-        let expires = line.expires.as_deref().map(humantime::parse_rfc3339_weak).transpose();
-        let expires = expires.map_err(|_| "expires: a time such as 2027-01-01T00:00:00Z")?;
-        let grants = Grants::read(&line.grants)?;
+        check_namespace(namespace)?;
+        let grants = Grants::read(grants)?;
         let principal = Principal {
-            subject: format!("key:{}", line.id),
+            subject: subject(id),
             kind: Kind::ApiKey as i32,
-            token_id: line.id.clone(),
+            token_id: id.into(),
             ..Principal::default()
         };
-        Ok(Self { digest, caller: Caller::new(&line.namespace, Arc::new(grants), principal, expires) })
+        let caller =
+            Caller { issued_at: created, ..Caller::new(namespace, grants.into(), principal, expires) };
+        Ok(Self { digest, caller })
     }
 }
 

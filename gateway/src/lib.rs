@@ -13,8 +13,10 @@ pub mod grant;
 pub mod key;
 pub mod metrics;
 pub mod pulse;
+mod revoked;
 pub mod router;
 pub mod service;
+mod vault;
 
 use config::Config;
 use edge::{Edge, Served};
@@ -62,12 +64,15 @@ impl Gateway {
     pub async fn bind(config: Config, bus: Bus) -> Result<Self, Error> {
         config.check()?;
         let metrics = Metrics::default();
-        let healthy = bus.clone();
+        let (healthy, kept) = (bus.clone(), bus.clone());
         let (handle, watching) = Watching::new(bus.clone(), config.router.queue);
         let (router, waiting) = Router::new(bus, config.router.clone(), metrics.router.clone());
-        let (routes, services) = service::routes(router, handle, &config.limits);
+        let (routes, services) = service::routes(router, handle, &config);
         let healthy = Arc::new(move || healthy.healthy());
-        let served = Served { routes, services, descriptors: Vec::new(), healthy, echo: false };
+        let open = service::for_all();
+        let kept = Some(kept);
+        let served =
+            Served { routes, services, open, bus: kept, descriptors: Vec::new(), healthy, echo: false };
         let edge = Edge::bind(&config, served, metrics.clone()).await?;
         let pulse = Pulse::new([edge.beat(), waiting.beat(), watching.beat()]);
         Ok(Self { edge, waiting, watching, metrics, pulse })

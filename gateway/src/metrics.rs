@@ -30,6 +30,8 @@ pub struct Metrics {
     pub handshakes: Family<ByOutcome, Counter>,
     /// Changed certificates: taken, or kept out because they cannot be used.
     pub certificates: Family<ByReload, Counter>,
+    /// Keys and revocations that changed: taken, or kept out because they cannot be used.
+    pub credentials: Family<BySource, Counter>,
     /// Requests refused before any service saw them.
     pub refused: Counter,
     /// What the router counts.
@@ -119,6 +121,26 @@ pub struct ByReload {
     pub outcome: Reload,
 }
 
+/// Where what vouches for credentials comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Secrets {
+    /// The file of API keys.
+    KeysFile,
+    /// The keys of the issuer, from a file or its address.
+    Issuer,
+    /// API keys and revocations of the store.
+    Store,
+}
+
+/// By where it came from and what became of it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct BySource {
+    /// Where it came from.
+    pub source: Secrets,
+    /// What became of it.
+    pub outcome: Reload,
+}
+
 impl Metrics {
     /// Registers everything under `plexus_gateway_…`.
     pub fn register(&self, registry: &mut Registry) {
@@ -130,6 +152,7 @@ impl Metrics {
         registry.register("accepted", "Connections accepted", self.accepted.clone());
         registry.register("handshakes", "Beginnings of connections by outcome", self.handshakes.clone());
         registry.register("certificates", "Changed certificates by outcome", self.certificates.clone());
+        registry.register("credentials", "Changed keys and revocations by outcome", self.credentials.clone());
         registry.register("refused", "Requests refused before any service saw them", self.refused.clone());
         self.router.register(registry);
     }
@@ -147,6 +170,7 @@ impl Default for Metrics {
             accepted: Counter::default(),
             handshakes: Family::default(),
             certificates: Family::default(),
+            credentials: Family::default(),
             refused: Counter::default(),
             router: router::Metrics::default(),
         }

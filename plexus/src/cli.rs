@@ -65,7 +65,7 @@ SIGTERM or Ctrl-C hands the nodes over and exits with 0; a second one ends at on
     /// Show or check the config.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make API keys.
+    /// API keys.
     #[command(subcommand)]
     Key(key::Command),
     /// Look at everything around the process that its promises rest on.
@@ -136,7 +136,7 @@ struct ConfigArgs {
 pub(crate) async fn run() -> u8 {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match cli.command.run().await {
+    match Box::pin(cli.command.run()).await {
         Ok(()) => 0,
         Err(error) => {
             if wants_json(&matches) {
@@ -164,7 +164,7 @@ impl Command {
             Self::Gateway(serve) => serve.run(Role::Gateway).await,
             Self::Worker(serve) => serve.run(Role::Worker).await,
             Self::Config(command) => command.run(),
-            Self::Key(command) => command.run(),
+            Self::Key(command) => command.run().await,
             Self::Doctor(doctor) => doctor.run().await,
             Self::Completion { shell } => {
                 let mut script = Vec::new();

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod access;
 mod arrows;
 mod attacks;
 mod bad_input;
+mod canary;
 mod cli;
 mod dialects;
 mod docs;
@@ -17,4 +19,5 @@ mod rest;
 mod slow;
 mod topics;
 mod traces;
+mod verdicts;
 mod websocket;

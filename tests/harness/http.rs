@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Http {
     /// Where to.
     pub address: SocketAddr,
+    /// What is shown with every request.
+    pub token: Option<String>,
 }
 
 /// A whole answer.
@@ -48,7 +50,12 @@ impl Answer {
 impl Http {
     /// Makes a client.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, token: None }
+    }
+
+    /// Shows a token with every request.
+    pub fn with(self, token: impl Into<String>) -> Self {
+        Self { token: Some(token.into()), ..self }
     }
 
     /// Sends a request and reads the whole answer.
@@ -131,6 +138,9 @@ impl Http {
         });
         let mut request =
             Request::builder().method(method).uri(path).header("host", self.address.to_string());
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

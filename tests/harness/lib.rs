@@ -5,6 +5,7 @@
 //! - [`cluster`] gateways and workers in this process, over the bus that `PLEXUS_TEST_BUS` names
 //! - [`redis`] a real redis-server on a free port
 //! - [`http`] a small HTTP client: requests, and streams line by line
+//! - [`issuer`] keys, tokens, and an address that tells the keys or misbehaves
 //! - [`peer`] a plain rust-libp2p gossipsub peer
 //! - [`foreign`] go-libp2p and js-libp2p peers, driven by lines of JSON
 //! - [`attacks`] what strangers do to a port
@@ -17,6 +18,7 @@ pub mod attacks;
 pub mod cluster;
 pub mod foreign;
 pub mod http;
+pub mod issuer;
 pub mod otlp;
 pub mod peer;
 pub mod process;

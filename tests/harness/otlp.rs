@@ -38,10 +38,11 @@ pub struct Collector {
     /// Where it listens.
     pub address: SocketAddr,
     spans: watch::Receiver<Vec<Span>>,
+    text: watch::Receiver<String>,
     _task: JoinSet<()>,
 }
 
-struct Sink(watch::Sender<Vec<Span>>);
+struct Sink(watch::Sender<Vec<Span>>, watch::Sender<String>);
 
 impl Collector {
     /// Starts one on a free loopback port.
@@ -49,7 +50,8 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, spans) = watch::channel(Vec::new());
-        let service = TowerToHyperService::new(TraceServiceServer::new(Sink(sender)));
+        let (writer, text) = watch::channel(String::new());
+        let service = TowerToHyperService::new(TraceServiceServer::new(Sink(sender, writer)));
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut connections = JoinSet::new();
@@ -61,7 +63,7 @@ impl Collector {
                 });
             }
         });
-        Self { address, spans, _task: task }
+        Self { address, spans, text, _task: task }
     }
 
     /// Its URL.
@@ -72,6 +74,11 @@ impl Collector {
     /// The spans of a trace so far.
     pub fn trace(&self, trace: &str) -> Vec<Span> {
         self.spans.borrow().iter().filter(|s| s.trace == trace).cloned().collect()
+    }
+
+    /// Everything that was exported so far, as text.
+    pub fn text(&self) -> String {
+        self.text.borrow().clone()
     }
 
     /// All spans so far.
@@ -86,6 +93,7 @@ impl TraceService for Sink {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.1.send_modify(|text| text.push_str(&format!("{request:?}\n")));
         for batch in request.into_inner().resource_spans {
             let mut resource = texts(batch.resource.unwrap_or_default().attributes);
             let service = resource.remove("service.name").unwrap_or_default();

@@ -38,7 +38,11 @@ impl Plexus {
         if std::env::var("PLEXUS__LOG").is_err() {
             command.env("PLEXUS__LOG", "warn");
         }
-        let child = command.stdout(Stdio::null()).spawn().unwrap();
+        Self::ready(command.stdout(Stdio::null()).spawn().unwrap(), port, admin).await
+    }
+
+    /// Waits until a process is ready.
+    async fn ready(child: Child, port: u16, admin: u16) -> Self {
         let plexus = Self {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -52,6 +56,18 @@ impl Plexus {
         })
         .await;
         plexus
+    }
+
+    /// Starts a role within this process' bus that logs everything it can into a file.
+    pub async fn logged(log: &std::path::Path, settings: &[(&str, &str)]) -> Self {
+        let (port, admin) = (free_port(), free_port());
+        let (out, err) = (std::fs::File::create(log).unwrap(), std::fs::File::options());
+        let err = { err }.append(true).open(log).unwrap();
+        let mut command = Command::new(binary());
+        command.args(["up", "--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["--admin", &format!("127.0.0.1:{admin}")]);
+        command.envs(settings.iter().copied()).env("PLEXUS__LOG", "trace");
+        Self::ready(command.stdout(out).stderr(err).spawn().unwrap(), port, admin).await
     }
 
     /// Starts a worker of a fleet whose nodes may use loopback.

@@ -1,16 +1,26 @@
 //! Who may come in.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Who may come in.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
     /// `off`: everybody may do everything in namespace `default`. `on`: by API key or token alone.
     pub mode: Mode,
-    /// File of API keys, as `plexus key` writes them; empty: none. Read once at start.
+    /// File of API keys, as `plexus key` writes them; empty: none.
     pub keys: String,
+    /// Time between two looks at the files; changed ones hold at once.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: Duration,
+    /// API keys at most that gateways keep in the store.
+    pub keys_max: usize,
+    /// Revocations at most.
+    pub revocations_max: usize,
+    /// Namespace whose callers, as far as their grants go, manage API keys and revocations of every
+    /// namespace; empty: each namespace its own alone.
+    pub operators: String,
     /// Tokens of an issuer.
     pub jwt: Jwt,
 }
@@ -21,11 +31,22 @@ impl Auth {
         if self.mode == Mode::On && self.keys.is_empty() && self.jwt.issuer.is_empty() {
             return Err("mode: on needs auth.keys or auth.jwt.issuer".into());
         }
+        if self.reload_interval.is_zero() {
+            return Err("reload_interval: must be above 0".into());
+        }
+        if self.keys_max == 0 || self.revocations_max == 0 {
+            return Err("keys_max, auth.revocations_max: must be above 0".into());
+        }
+        if !self.operators.is_empty() {
+            crate::key::check_namespace(&self.operators).map_err(|e| format!("operators: {e}"))?;
+        }
         if self.jwt.issuer.is_empty() {
             return Ok(());
         }
         let jwt = &self.jwt;
         match () {
+            () if jwt.refresh_interval.is_zero() => Err("jwt.refresh_interval: must be above 0".into()),
+            () if jwt.lifetime_max.is_zero() => Err("jwt.lifetime_max: must be above 0".into()),
             () if jwt.audience.is_empty() => Err("jwt.audience: must be set".into()),
             () if jwt.keys.is_empty() => Err("jwt.keys: must be set".into()),
             () if jwt.types.is_empty() => Err("jwt.types: at least one".into()),
@@ -59,8 +80,14 @@ pub struct Jwt {
     pub issuer: String,
     /// What `aud` must name.
     pub audience: String,
-    /// File of the issuer's public keys, a JSON Web Key Set. Read once at start.
+    /// File of the issuer's public keys, a JSON Web Key Set or one key in PEM; or the `https://` address of
+    /// such a set.
     pub keys: String,
+    /// A PEM file with the authorities that sign the certificate of that address; else the public ones.
+    pub ca: Option<PathBuf>,
+    /// Time between two requests to that address.
+    #[serde(with = "humantime_serde")]
+    pub refresh_interval: Duration,
     /// Algorithms that are taken; none with a shared secret.
     pub algorithms: Vec<String>,
     /// Types that are taken, as `typ` names them.
@@ -68,6 +95,23 @@ pub struct Jwt {
     /// How far clocks may differ, at most 30 s.
     #[serde(with = "humantime_serde")]
     pub leeway: Duration,
+    /// How far ahead the end of a token may be. Revocations are kept as long.
+    #[serde(with = "humantime_serde")]
+    pub lifetime_max: Duration,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Off,
+            keys: String::new(),
+            reload_interval: Duration::from_secs(10),
+            keys_max: 10_000,
+            revocations_max: 10_000,
+            operators: "default".into(),
+            jwt: Jwt::default(),
+        }
+    }
 }
 
 impl Default for Jwt {
@@ -79,6 +123,9 @@ impl Default for Jwt {
             algorithms: vec!["ES256".into(), "EdDSA".into(), "RS256".into()],
             types: vec!["JWT".into(), "at+jwt".into()],
             leeway: Duration::from_secs(30),
+            ca: None,
+            refresh_interval: Duration::from_secs(600),
+            lifetime_max: Duration::from_secs(24 * 3600),
         }
     }
 }

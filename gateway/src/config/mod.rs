@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_config_that_could_serve_nobody_is_refused_by_the_name_of_its_key() {
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 29] = [
+        let changes: [(&str, Change); 32] = [
             ("listen", |c| c.listen = "8080".into()),
             ("listen", |c| c.listen = "localhost:http".into()),
             ("listen", |c| c.listen = ":8080".into()),
@@ -114,6 +114,12 @@ mod tests {
             ("auth.jwt.audience", |c| c.auth.jwt = Jwt { audience: String::new(), ..issuer() }),
             ("auth.jwt.keys", |c| c.auth.jwt = Jwt { keys: String::new(), ..issuer() }),
             ("auth.jwt.types", |c| c.auth.jwt = Jwt { types: Vec::new(), ..issuer() }),
+            ("auth.operators", |c| c.auth.operators = "Not one".into()),
+            ("auth.jwt.lifetime_max", |c| c.auth.jwt = Jwt { lifetime_max: Duration::ZERO, ..issuer() }),
+            ("auth.jwt.keys", |c| {
+                let keys = "http://id.example/keys".into();
+                (c.auth.mode, c.auth.jwt) = (Mode::On, Jwt { keys, ..issuer() });
+            }),
             ("auth.jwt.leeway", |c| c.auth.jwt = Jwt { leeway: Duration::from_secs(31), ..issuer() }),
             ("auth.jwt.algorithms", |c| c.auth.jwt = Jwt { algorithms: vec!["HS256".into()], ..issuer() }),
             ("limits.call_timeout", |c| c.limits.call_timeout = Duration::from_secs(301)),

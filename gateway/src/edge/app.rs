@@ -147,17 +147,19 @@ impl Desk {
         auth.origin(request.uri(), request.headers())?;
         match auth.caller(request.headers_mut())? {
             Some(caller) => drop(request.extensions_mut().insert(caller)),
-            None if self.is_open(face, request.uri().path()) => {}
+            None if self.is_open(face, request.method(), request.uri().path()) => {}
             None => return Err(auth::missing()),
         }
         Ok(())
     }
 
     /// Tells whether a path is there for those without credentials too. A session shows its own.
-    fn is_open(&self, face: Face, path: &str) -> bool {
+    fn is_open(&self, face: Face, verb: &Verb, path: &str) -> bool {
         match face {
             Face::Grpc | Face::Connect => self.0.trunk.registry().method(path).is_some_and(|m| m.open),
-            Face::Plain => path == websocket::PATH || self.0.reference.has(path),
+            Face::Plain => {
+                path == websocket::PATH || self.0.reference.has(path) || self.0.rest.is_open(verb, path)
+            }
         }
     }
 

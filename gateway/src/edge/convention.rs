@@ -142,7 +142,7 @@ mod tests {
     fn filled(method: &str, json: &str, headers: &[(&str, &str)]) -> String {
         let services: Vec<_> = POOL.services().map(|s| s.full_name().to_owned()).collect();
         let names: Vec<&str> = services.iter().map(String::as_str).collect();
-        let registry = Registry::new(&[plexus_proto::DESCRIPTOR], &names).unwrap();
+        let registry = Registry::new(&[plexus_proto::DESCRIPTOR], &names, &[]).unwrap();
         let method = registry.method(&format!("/plexus.v1.{method}")).unwrap();
         let mut message =
             crate::edge::json::read(&method.input, json.as_bytes(), crate::edge::json::Unknown::Refuse)

@@ -117,8 +117,9 @@ pub enum Error {
 }
 
 impl Registry {
-    /// Reads encoded `FileDescriptorSet`s and keeps the methods of the `services` that are served.
-    pub(crate) fn new(sets: &[&[u8]], services: &[&str]) -> Result<Self, Error> {
+    /// Reads encoded `FileDescriptorSet`s and keeps the methods of the `services` that are served. Those at
+    /// the paths of `open` are there for everybody.
+    pub(crate) fn new(sets: &[&[u8]], services: &[&str], open: &[&str]) -> Result<Self, Error> {
         let mut pool = DescriptorPool::new();
         for set in sets {
             pool.decode_file_descriptor_set(*set)?;
@@ -130,7 +131,12 @@ impl Registry {
         for name in services {
             let service = pool.get_service_by_name(name).ok_or_else(|| missing(name))?;
             let told = service.package_name() == error.package_name();
-            methods.extend(service.methods().map(|m| Arc::new(method(m, told, http.as_ref()))));
+            let read = |m| method(m, told, http.as_ref());
+            methods.extend(service.methods().map(|m| {
+                let mut method = read(m);
+                method.open |= open.contains(&&*method.path);
+                Arc::new(method)
+            }));
         }
         let by_path = methods.iter().map(|m| (m.path.clone(), m.clone())).collect();
         let by_call = methods.iter().flat_map(|m| m.calls().map(|c| (c, m.clone()))).collect();
@@ -289,7 +295,8 @@ pub(crate) mod tests {
         "traceparent",
     ];
     /// Words of problems, OpenAPI and AsyncAPI, and the fact that goes with a limit.
-    const FORMATS: [&str; 6] = ["address", "limit", "messages", "status", "summary", "tags"];
+    const FORMATS: [&str; 8] =
+        ["address", "description", "limit", "messages", "status", "summary", "tags", "version"];
     /// Messages that are words of the edge itself.
     const OWN: [&str; 2] = ["plexus.v1.Error", "plexus.v1.SessionFrame"];
     /// A dialect that a method shares its name with.

@@ -2,10 +2,11 @@
 //! that ends then. Sizes of requests are [`super::guard`]'s.
 
 use super::{
-    auth,
+    auth::{self, Watch},
     drain::{Drain, Leave},
 };
 use crate::{
+    caller::Caller,
     config::Limits,
     error,
     metrics::{self, Dialect, Metrics},
@@ -109,6 +110,8 @@ pin_project! {
         sleep: Option<Sleep>,
         // Whether it ends because the credentials do, and not at its deadline.
         outlives: bool,
+        // Whose credentials may be withdrawn; none where there are no credentials.
+        watched: Option<Box<(Caller, Watch)>>,
         leave: Leave,
         trailers: Option<HeaderMap>,
         ended: bool,
@@ -170,11 +173,12 @@ impl Drop for Tally {
 }
 
 impl Bounded {
-    /// Bounds a stream of answers: by its deadline, by the end of the credentials, by the drain.
+    /// Bounds a stream of answers: by its deadline, by the end of the credentials, by their withdrawal, by
+    /// the drain.
     pub(crate) fn new(
         inner: Body,
-        at: Option<Instant>,
-        ends: Option<Instant>,
+        (at, ends): (Option<Instant>, Option<Instant>),
+        watched: Option<(Caller, Watch)>,
         drain: &Drain,
         trailers: Option<HeaderMap>,
         tally: Tally,
@@ -184,6 +188,7 @@ impl Bounded {
             inner,
             sleep: at.into_iter().chain(ends).min().map(tokio::time::sleep_until),
             outlives: ends.is_some_and(|ends| at.is_none_or(|at| ends < at)),
+            watched: watched.map(Box::new),
             leave: drain.enter(),
             trailers,
             ended: false,
@@ -205,14 +210,15 @@ impl http_body::Body for Bounded {
             return Poll::Ready(None);
         }
         let late = me.sleep.as_mut().as_pin_mut().is_some_and(|s| s.poll(context).is_ready());
-        if late || Pin::new(&mut *me.leave).poll(context).is_ready() {
+        let end = match me.watched.as_deref_mut().map(|(caller, watch)| watch.poll(Some(caller), context)) {
+            Some(Poll::Ready(error)) => Some(error),
+            _ if late && *me.outlives => Some(auth::expired()),
+            _ if late => Some(expired()),
+            _ => Pin::new(&mut *me.leave).poll(context).is_ready().then(Drain::error),
+        };
+        if let Some(error) = end {
             *me.ended = true;
             me.inner.set(Body::empty()); // Drops the service's stream.
-            let error = match late {
-                true if *me.outlives => auth::expired(),
-                true => expired(),
-                false => Drain::error(),
-            };
             let status = error::refusal(&error, me.tally.told);
             me.tally.verdict.set(status.code());
             return Poll::Ready(Some(Ok(trailers(&status))));

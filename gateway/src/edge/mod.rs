@@ -56,6 +56,7 @@ use desc::Registry;
 use drain::Drain;
 use forwarders::Forwarders;
 use listener::{Doors, Listener};
+use plexus_bus::Bus;
 use reflection::Reflection;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Tls;
@@ -84,6 +85,8 @@ pub struct Edge {
     listener: Listener<App>,
     /// Looks after the certificate where there is one.
     certificates: Option<tls::EventLoop>,
+    /// Keeps what vouches for credentials true where they are needed.
+    vouching: Option<auth::EventLoop>,
     health: HealthReporter,
     services: Vec<String>,
     healthy: Arc<dyn Fn() -> bool + Send + Sync>,
@@ -95,6 +98,10 @@ pub struct Served {
     pub routes: Routes,
     /// Their full names.
     pub services: Vec<&'static str>,
+    /// Their methods that everybody may call, as `/package.Service/Method`.
+    pub open: Vec<&'static str>,
+    /// Where API keys and revocations are kept; without it only those of the file count.
+    pub bus: Option<Bus>,
     /// Encoded `FileDescriptorSet`s that describe them, beside the contract's own.
     pub descriptors: Vec<&'static [u8]>,
     /// Whether they can do their work now; asked once a second.
@@ -128,15 +135,19 @@ impl Edge {
         let (health, health_service) = tonic_health::server::health_reporter();
         let services: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         names.extend(REFLECTION);
-        let registry = Registry::new(&sets, &names)?;
+        let registry = Registry::new(&sets, &names, &served.open)?;
         let reflection = Reflection::new(&registry, &services);
         let routes = reflection.serve(served.routes.add_service(health_service));
         let drain = Drain::new(config.drain);
-        let auth = Auth::new(config, local).map_err(crate::Error::Config)?;
+        let auth = Auth::new(config, local, served.bus, metrics.clone());
+        let (auth, mut vouching) = auth.map_err(crate::Error::Config)?;
+        if let Some(vouching) = &mut vouching {
+            vouching.begin().await;
+        }
         let trunk = Trunk::new(routes, registry, auth, config.limits.clone(), drain.clone(), metrics.clone());
         let app = App::new(trunk, served.echo)?;
         let listener = Listener::new(doors, app, config.limits.clone(), drain, metrics);
-        Ok(Self { listener, certificates, health, services, healthy: served.healthy })
+        Ok(Self { listener, certificates, vouching, health, services, healthy: served.healthy })
     }
 
     /// Says where it listens.
@@ -156,7 +167,7 @@ impl Edge {
 
     /// Serves until `stop`, then drains: not serving, no new connections, streams end, calls finish.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, certificates, health, services, healthy } = self;
+        let Self { listener, certificates, vouching, health, services, healthy } = self;
         let serving = CancellationToken::new();
         let report = async {
             let mut clock = tokio::time::interval(HEALTH_INTERVAL);
@@ -173,7 +184,18 @@ impl Edge {
                 certificates.run(stop.clone()).await;
             }
         };
-        tokio::join!(listener.run(serving.clone()), report, renew);
+        // Credentials are looked after until the last call has ended.
+        let drained = CancellationToken::new();
+        let vouch = async {
+            if let Some(vouching) = vouching {
+                vouching.run(drained.clone()).await;
+            }
+        };
+        let listen = async {
+            listener.run(serving.clone()).await;
+            drained.cancel();
+        };
+        tokio::join!(listen, report, renew, vouch);
     }
 }
 

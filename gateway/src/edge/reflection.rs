@@ -150,7 +150,7 @@ mod tests {
     fn answer(asked: Asked) -> Answer {
         const SETS: [&[u8]; 1] = [plexus_proto::DESCRIPTOR];
         let names = ["plexus.v1.TopicService"];
-        let registry = Registry::new(&SETS, &names).unwrap();
+        let registry = Registry::new(&SETS, &names, &[]).unwrap();
         let reflection = Reflection::new(&registry, &names.map(str::to_owned));
         let request = ServerReflectionRequest { message_request: Some(asked), ..Default::default() };
         reflection.answer(request).message_response.unwrap()

@@ -33,6 +33,15 @@ impl Rest {
         Ok(Self { trunk, routes })
     }
 
+    /// Tells whether everybody may call what a path names.
+    pub(crate) fn is_open(&self, verb: &Verb, path: &str) -> bool {
+        let verb = if *verb == Verb::HEAD { &Verb::GET } else { verb };
+        let found = self.routes.find(verb, path).ok();
+        found.is_some_and(|found| {
+            [found.unary, found.stream].into_iter().flatten().any(|(route, _)| route.method.open)
+        })
+    }
+
     /// Answers a request; an error becomes a problem.
     pub(crate) async fn handle(&self, request: Request<Body>) -> Response<Body> {
         guard::patiently(request, |request| async move {

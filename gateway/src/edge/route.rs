@@ -259,7 +259,7 @@ mod tests {
         let services: Vec<_> =
             crate::edge::desc::tests::POOL.services().map(|s| s.full_name().to_owned()).collect();
         let names: Vec<&str> = services.iter().map(String::as_str).collect();
-        let registry = Registry::new(&[plexus_proto::DESCRIPTOR], &names).unwrap();
+        let registry = Registry::new(&[plexus_proto::DESCRIPTOR], &names, &[]).unwrap();
         let routes = Routes::new(&registry).unwrap();
         let mut seen = 0;
         for method in registry.methods() {

@@ -166,7 +166,11 @@ impl Trunk {
         // What is not in the contract (reflection) may stream, so it is treated as a stream.
         let streams = method.is_none_or(|m| m.kind.streams());
         let at = limits::deadline(limits, asked, streams);
-        let ends = ends(dialect, request.extensions());
+        // A session looks after its caller's credentials by itself, and takes fresh ones.
+        let caller = request.extensions().get::<Caller>().filter(|_| dialect != Dialect::Websocket);
+        let ends = caller.and_then(ends);
+        let watch = if streams { self.shared.auth.watch() } else { None };
+        let watched = caller.filter(|_| method.is_none_or(|m| !m.open)).cloned().zip(watch);
         if let Some(at) = at {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
@@ -206,7 +210,8 @@ impl Trunk {
             response.extensions_mut().insert(verdict.clone());
             let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
             let drain = &self.shared.drain;
-            return response.map(|body| Body::new(Bounded::new(body, at, ends, drain, trailers, tally)));
+            return response
+                .map(|body| Body::new(Bounded::new(body, (at, ends), watched, drain, trailers, tally)));
         }
         Tally::done(metrics, dialect, name.to_owned(), code);
         metrics.call_seconds.get_or_create(&ByDialect { dialect }).observe(began.elapsed().as_secs_f64());
@@ -217,9 +222,8 @@ impl Trunk {
     }
 }
 
-/// When a stream ends because its caller's credentials do. A session takes fresh ones, and ends by itself.
-fn ends(dialect: Dialect, extensions: &Extensions) -> Option<tokio::time::Instant> {
-    let caller = extensions.get::<Caller>().filter(|_| dialect != Dialect::Websocket)?;
+/// When a stream ends because its caller's credentials do.
+fn ends(caller: &Caller) -> Option<tokio::time::Instant> {
     let left = caller.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
     tokio::time::Instant::now().checked_add(left)
 }

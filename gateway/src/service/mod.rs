@@ -1,11 +1,12 @@
 //! What each call means. A service checks a request, finds its node, and asks the router or the bus;
 //! it knows no dialect and holds no state.
 //!
-//! [`nodes`], [`peers`] and [`topics`] are the capabilities. [`records`] changes what the store holds
+//! [`nodes`], [`peers`] and [`topics`] are the capabilities, [`admin`] is for operators. [`records`] changes what the store holds
 //! of a node, [`status`] tells what a node is, [`mask`] what an update changes; [`reading`] turns a
 //! subscription into the router's terms, [`history`] reads logs back, [`watch`] follows nodes, [`page`]
 //! cuts lists.
 
+mod admin;
 mod history;
 mod mask;
 mod nodes;
@@ -27,8 +28,8 @@ use plexus_proto::{
     reason::Reason,
     spec, text,
     v1::{
-        self, node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
-        topic_service_server::TopicServiceServer,
+        self, admin_service_server::AdminServiceServer, node_service_server::NodeServiceServer,
+        peer_service_server::PeerServiceServer, topic_service_server::TopicServiceServer,
     },
 };
 use std::{
@@ -51,16 +52,18 @@ pub(crate) struct Service {
     router: Router,
     watching: Watching,
     limits: Arc<config::Limits>,
+    auth: Arc<config::Auth>,
 }
 
 /// Makes the services, and tells their names.
 pub(crate) fn routes(
     router: Router,
     watching: Watching,
-    limits: &config::Limits,
+    config: &config::Config,
 ) -> (Routes, Vec<&'static str>) {
-    let service = Service { router, watching, limits: Arc::new(limits.clone()) };
+    let limits = Arc::new(config.limits.clone());
     let size = limits.message_bytes_max;
+    let service = Service { router, watching, limits, auth: Arc::new(config.auth.clone()) };
     // The generated servers share no trait that could say this once.
     macro_rules! served {
         ($server:ident) => {
@@ -70,7 +73,8 @@ pub(crate) fn routes(
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
-    let routes = Routes::new(served!(NodeServiceServer))
+    let routes = Routes::new(served!(AdminServiceServer))
+        .add_service(served!(NodeServiceServer))
         .add_service(served!(PeerServiceServer))
         .add_service(served!(TopicServiceServer));
     (routes, names())
@@ -79,10 +83,16 @@ pub(crate) fn routes(
 /// The full names of the services: `plexus.v1.NodeService`, ….
 fn names() -> Vec<&'static str> {
     vec![
+        AdminServiceServer::<Service>::NAME,
         NodeServiceServer::<Service>::NAME,
         PeerServiceServer::<Service>::NAME,
         TopicServiceServer::<Service>::NAME,
     ]
+}
+
+/// The methods that need no credentials.
+pub(crate) fn for_all() -> Vec<&'static str> {
+    vec![admin::VERSION]
 }
 
 /// Who asks, until when, and as part of what.

@@ -65,7 +65,7 @@ impl World {
         tasks.spawn(event_loop.run(stop.clone()));
         let (watching, watch_loop) = Watching::new(bus.clone(), 16);
         tasks.spawn(watch_loop.run(stop.clone()));
-        let service = Service { router, watching, limits: Arc::default() };
+        let service = Service { router, watching, limits: Arc::default(), auth: Arc::default() };
         Self { bus, carrier, service, tasks, stop, workers: 0 }
     }
 

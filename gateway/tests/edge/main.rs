@@ -7,6 +7,7 @@ mod client;
 mod drain;
 mod forwarders;
 mod limits;
+mod origins;
 mod rest;
 mod rpc;
 mod streams;
@@ -52,6 +53,8 @@ impl Server {
         let served = Served {
             routes: Routes::new(service),
             services: vec![TopicServiceServer::<toy::Toy>::NAME],
+            open: Vec::new(),
+            bus: None,
             descriptors: Vec::new(),
             healthy: Arc::new(|| true),
             echo: false,

@@ -5,9 +5,11 @@ mod messages;
 mod node;
 pub(crate) mod output;
 mod peer;
+mod revoke;
 mod selftest;
 mod target;
 mod topic;
+mod version;
 
 pub(crate) use target::Target;
 
@@ -35,6 +37,13 @@ pub(crate) enum Command {
     /// Remote peers.
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Revoke tokens and API keys before they end.
+    Revoke(revoke::Revoke),
+    /// Revocations in force.
+    #[command(subcommand)]
+    Revocation(revoke::Command),
+    /// Show the version.
+    Version(version::Version),
     /// Gateways by name.
     #[command(subcommand)]
     Context(context::Command),
@@ -84,6 +93,13 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// Reads a time of the command line.
+pub(crate) fn time(text: &str) -> anyhow::Result<prost_types::Timestamp> {
+    let read = humantime::parse_rfc3339_weak(text);
+    let read = read.map_err(|_| Failure::usage(format!("{text:?} is no time such as 2027-01-01T00:00:00Z")));
+    Ok(read?.into())
+}
+
 /// Refuses what is no address of a gateway.
 fn check_url(url: &str) -> anyhow::Result<()> {
     let known = url.parse::<hyper::Uri>().ok().filter(|uri| uri.authority().is_some());
@@ -106,6 +122,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             Command::Topic(command) => command.run().await,
             Command::Node(command) => command.run().await,
             Command::Peer(command) => command.run().await,
+            Command::Revoke(revoke) => revoke.run().await,
+            Command::Revocation(command) => command.run().await,
+            Command::Version(version) => version.run().await,
             Command::Context(command) => command.run(),
             Command::Selftest(selftest) => selftest.run().await,
         }

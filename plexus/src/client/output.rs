@@ -77,6 +77,12 @@ pub(crate) fn facts(facts: &[(&str, String)]) -> anyhow::Result<()> {
     write(lines.concat().as_bytes())
 }
 
+/// A time to the second; nothing where there is none.
+pub(crate) fn date(time: Option<prost_types::Timestamp>) -> String {
+    let time = time.and_then(|t| SystemTime::try_from(t).ok());
+    time.map(|t| humantime::format_rfc3339_seconds(t).to_string()).unwrap_or_default()
+}
+
 /// A time in words: how long ago.
 pub(crate) fn ago(time: Option<prost_types::Timestamp>) -> String {
     let Some(then) = time.and_then(|t| SystemTime::try_from(t).ok()) else { return String::new() };

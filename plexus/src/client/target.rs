@@ -5,8 +5,8 @@ use crate::config::{self, ClientEnvironment};
 use anyhow::Context as _;
 use clap::Args;
 use plexus_proto::v1::{
-    node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
-    topic_service_client::TopicServiceClient,
+    admin_service_client::AdminServiceClient, node_service_client::NodeServiceClient,
+    peer_service_client::PeerServiceClient, topic_service_client::TopicServiceClient,
 };
 use std::{
     path::{Path, PathBuf},
@@ -133,6 +133,10 @@ impl Target {
         Ok(NodeServiceClient::new(self.line().await?))
     }
 
+    pub(crate) async fn admin(&self) -> anyhow::Result<AdminServiceClient<Line>> {
+        Ok(AdminServiceClient::new(self.line().await?))
+    }
+
     pub(super) async fn peers(&self) -> anyhow::Result<PeerServiceClient<Line>> {
         Ok(PeerServiceClient::new(self.line().await?))
     }
@@ -150,7 +154,7 @@ impl Target {
     }
 
     /// Says that it is done, where there is nothing else to say.
-    pub(super) fn done(&self) -> anyhow::Result<()> {
+    pub(crate) fn done(&self) -> anyhow::Result<()> {
         if self.json { output::line(&serde_json::json!({})) } else { Ok(()) }
     }
 }

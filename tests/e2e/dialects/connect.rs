@@ -11,7 +11,7 @@ use http::Method as Verb;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use plexus_tests::{Answer, Http};
+use plexus_tests::Answer;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -24,7 +24,7 @@ pub(crate) async fn get(client: &Client, rpc: &Rpc, request: &Value) -> Result<A
     let path = format!("{}?connect=v1&encoding=json&message={message}", rpc.path);
     let headers = deadline(client);
     let headers: Vec<_> = headers.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let answer = Http::new(client.address).send(Verb::GET, &path, &headers, "").await.unwrap();
+    let answer = client.http().send(Verb::GET, &path, &headers, "").await.unwrap();
     only(rpc, &answer)
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn post(client: &Client, rpc: &Rpc, request: &Value) -> Result<
     let deadline = deadline(client);
     let mut headers: Vec<_> = deadline.iter().map(|(k, v)| (*k, v.as_str())).collect();
     headers.push(("connect-protocol-version", "1"));
-    let http = Http::new(client.address);
+    let http = client.http();
     let kind =
         if rpc.streams { format!("application/connect+{form}") } else { format!("application/{form}") };
     headers.push(("content-type", &kind));

@@ -28,6 +28,9 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
     if let Some(deadline) = client.deadline {
         message.set_timeout(deadline);
     }
+    if let Some(token) = client.token {
+        message.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
     let path = rpc.path.parse().unwrap();
     let by_descriptor = ByDescriptor(rpc.output.clone());
     if !rpc.streams {

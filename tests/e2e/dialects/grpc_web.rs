@@ -9,7 +9,6 @@ use base64::Engine;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, Method as Verb};
 use percent_encoding::percent_decode_str;
-use plexus_tests::Http;
 use serde_json::Value;
 
 /// Flag of the envelope that carries the trailers.
@@ -21,7 +20,7 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
     let timeout = client.deadline.map(|d| format!("{}m", d.as_millis()));
     let mut headers = vec![("content-type", KIND), ("x-grpc-web", "1")];
     headers.extend(timeout.as_deref().map(|t| ("grpc-timeout", t)));
-    let http = Http::new(client.address);
+    let http = client.http();
     let body = enveloped(&rpc.encode(request));
     let (head, incoming, connection) = http.open(Verb::POST, &rpc.path, &headers, body).await.unwrap();
     assert_eq!(head.status, 200);

@@ -18,6 +18,7 @@ pub(crate) mod text;
 pub(crate) mod ws;
 
 use futures::{StreamExt, stream::BoxStream};
+use plexus_tests::Http;
 use rpc::{Failure, Rpc};
 use serde_json::Value;
 use std::{net::SocketAddr, time::Duration};
@@ -75,11 +76,22 @@ pub(crate) struct Client {
     pub(crate) dialect: Dialect,
     /// The deadline that calls bring, where the dialect has a word for it.
     pub(crate) deadline: Option<Duration>,
+    /// The credentials that are shown.
+    pub(crate) token: Option<&'static str>,
 }
 
 impl Client {
     pub(crate) fn new(address: SocketAddr, dialect: Dialect) -> Self {
-        Self { address, dialect, deadline: None }
+        Self { address, dialect, deadline: None, token: None }
+    }
+
+    /// The same with HTTP alone.
+    fn http(&self) -> Http {
+        let http = Http::new(self.address);
+        match self.token {
+            Some(token) => http.with(token),
+            None => http,
+        }
     }
 
     /// Begins a call.

@@ -7,7 +7,6 @@ use super::{
 use futures::{FutureExt, StreamExt, stream};
 use http::Method as Verb;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use plexus_tests::Http;
 use serde_json::{Map, Value};
 
 /// A request as REST sends it.
@@ -22,7 +21,7 @@ pub(crate) async fn call(client: &Client, rpc: &Rpc, request: &Value) -> Result<
     let sent = write(rpc, request);
     let headers = [("content-type", "application/json")];
     let headers = if sent.body.is_some() { &headers[..] } else { &[] };
-    let http = Http::new(client.address);
+    let http = client.http();
     let answer = http.send(sent.verb, &sent.path, headers, sent.body.unwrap_or_default()).await.unwrap();
     if !answer.status.is_success() {
         assert_eq!(answer.headers["content-type"], "application/problem+json", "{answer:?}");

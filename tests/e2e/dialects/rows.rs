@@ -15,6 +15,8 @@ struct Place {
     node: String,
     peer: String,
     address: String,
+    /// The API key, and the revocation, that were made last.
+    made: String,
 }
 
 /// One method: what is asked, and what its first answer must have.
@@ -121,6 +123,29 @@ const ROWS: &[Row] = &[
     ),
     row("PeerService/Unblock", |p| json!({"node": p.node, "entry": NETWORK}), |_| json!({})),
     row("PeerService/Disconnect", |p| json!({"node": p.node, "peer": p.peer}), |_| json!({})),
+    row("AdminService/GetVersion", |_| json!({}), |_| json!({"api": ["plexus.v1"]})),
+    row(
+        "AdminService/CreateApiKey",
+        |p| json!({"namespace": p.node, "grants": [{"verbs": ["read"], "resources": ["nodes/a"]}]}),
+        |p| json!({"namespace": p.node}),
+    ),
+    row(
+        "AdminService/ListApiKeys",
+        |p| json!({"namespace": p.node}),
+        |p| json!({"apiKeys": [{"apiKey": p.made}]}),
+    ),
+    row("AdminService/DeleteApiKey", |p| json!({"api_key": p.made}), |_| json!({})),
+    row(
+        "AdminService/Revoke",
+        |p| json!({"namespace": p.node, "subject": "ann", "comment": "a test"}),
+        |_| json!({"subject": "ann", "comment": "a test"}),
+    ),
+    row(
+        "AdminService/ListRevocations",
+        |p| json!({"namespace": p.node}),
+        |p| json!({"revocations": [{"revocation": p.made}]}),
+    ),
+    row("AdminService/DeleteRevocation", |p| json!({"revocation": p.made}), |_| json!({})),
     row("NodeService/DeleteNode", |p| json!({"node": p.node}), |_| json!({})),
 ];
 
@@ -151,10 +176,11 @@ type Played = (Vec<(String, Dialect)>, BTreeMap<&'static str, Value>);
 
 /// Calls every row on a node of the lane's own.
 async fn play(address: SocketAddr, lane: &Lane, peer: &Peer) -> Played {
-    let place = Place {
+    let mut place = Place {
         node: format!("{}-node", lane.name),
         peer: peer.id.to_string(),
         address: peer.address.to_string(),
+        made: String::new(),
     };
     let (mut cells, mut answers, mut epoch) = (Vec::new(), BTreeMap::new(), 0);
     for row in ROWS {
@@ -162,6 +188,10 @@ async fn play(address: SocketAddr, lane: &Lane, peer: &Peer) -> Played {
         let client = Client::new(address, lane.dialect(&rpc));
         let answer = client.call(&rpc, &(row.request)(&place), row.most).await;
         let answer = answer.unwrap_or_else(|e| panic!("{} in {:?}: {e:?}", row.method, client.dialect));
+        let made = answer[0].get("apiKey").or_else(|| answer[0].get("revocation"));
+        if let Some(made) = made {
+            place.made = made.as_str().unwrap().into();
+        }
         let has = (row.has)(&place);
         assert!(
             contains(&answer[0], &has),
@@ -206,9 +236,10 @@ pub(super) fn contains(whole: &Value, part: &Value) -> bool {
 }
 
 /// Differ from node to node: only that they are there is compared.
-const OWN: [&str; 29] = [
+const OWN: [&str; 32] = [
     "acceptedAt",
     "after",
+    "apiKey",
     "avg",
     "bytesIn",
     "bytesOut",
@@ -230,7 +261,9 @@ const OWN: [&str; 29] = [
     "receipt",
     "receivedAt",
     "resume",
+    "revocation",
     "rtt",
+    "secret",
     "signedPeerRecord",
     "t",
     "top",

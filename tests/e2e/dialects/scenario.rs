@@ -225,7 +225,7 @@ async fn a_deadline_that_passes_is_told_alike() {
             Dialect::Rest => (quick, None),
             _ => (patient, Some(Duration::from_millis(600))),
         };
-        let client = Client { address, dialect, deadline };
+        let client = Client { deadline, ..Client::new(address, dialect) };
         let failure = client.call(&rpc, &ask, 1).await.unwrap_err();
         assert_eq!(failure.told(), ("deadline_exceeded", "DEADLINE_EXCEEDED", &[][..]), "{dialect:?}");
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
-use plexus_tests::{Http, Lines};
+use plexus_tests::Lines;
 use serde_json::{Value, json};
 
 /// The id of a stream that ended by itself.
@@ -18,7 +18,7 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
     assert_eq!((&sent.verb, &sent.body), (&http::Method::GET, &None), "streams are GETs");
     let sse = client.dialect == Dialect::Sse;
     let kind = if sse { "text/event-stream" } else { "application/x-ndjson" };
-    let http = Http::new(client.address);
+    let http = client.http();
     let opened = http.open(sent.verb, &sent.path, &[("accept", kind)], Default::default()).await;
     let (head, body, connection) = opened.unwrap();
     if !head.status.is_success() {

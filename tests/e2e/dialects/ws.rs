@@ -80,6 +80,22 @@ impl Session {
         self.send(Message::Text(frame.to_string().into())).await;
     }
 
+    /// Shows credentials; a session that is closed for them has failed.
+    pub(crate) async fn show(&mut self, token: &str) -> Result<(), Failure> {
+        if self.json {
+            self.say(json!({"auth": {"token": token}})).await;
+        } else {
+            let kind = Some(Kind::Auth(v1::session_frame::Auth { token: token.into() }));
+            let frame = SessionFrame { kind, ..SessionFrame::default() };
+            self.send(Message::Binary(frame.encode_to_vec().into())).await;
+        }
+        match self.hear().await {
+            (0, Heard::Other(text)) if text.to_lowercase().contains("authenticated") => Ok(()),
+            (0, Heard::Close { reason, .. }) => Err(closed(reason)),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Begins a call.
     pub(crate) async fn begin(&mut self, id: u32, rpc: &Rpc, request: &Value, terms: &Terms) {
         let call = rpc.name.replace('/', ".");
@@ -134,6 +150,9 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
     let json = client.dialect == Dialect::WebSocketJson;
     let protocol = if json { "plexus.v1.json" } else { "plexus.v1.proto" };
     let mut session = Session::open(client.address, Some(protocol)).await;
+    if let Some(token) = client.token {
+        session.show(token).await?;
+    }
     let timeout_ms = client.deadline.map_or(0, |d| d.as_millis() as u32);
     session.begin(1, rpc, request, &Terms { timeout_ms, ..Terms::default() }).await;
     let (streams, rpc) = (rpc.streams, rpc.clone());
@@ -142,6 +161,9 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
         async move {
             let mut session = session?;
             let (id, heard) = session.hear().await;
+            if let Heard::Close { reason, .. } = heard {
+                return Some((Err(closed(reason)), None));
+            }
             assert_eq!(id, 1, "{heard:?}");
             match heard {
                 Heard::Answer(bytes, only) => {
@@ -165,6 +187,12 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
         Ok(answer) => Ok(stream::iter([Ok(answer)]).boxed()),
         Err(failure) => Err(failure),
     }
+}
+
+/// Why a session was closed.
+fn closed(reason: String) -> Failure {
+    let code = plexus_proto::reason::by_name(&reason).unwrap().code.as_str().to_owned();
+    Failure { code, reason, fields: Vec::new(), metadata: Vec::new(), retry_after_ms: None }
 }
 
 fn read(text: &str) -> (u32, Heard) {

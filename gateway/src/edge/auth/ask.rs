@@ -166,7 +166,7 @@ mod tests {
         let services: Vec<String> = POOL.services().map(|s| s.full_name().to_owned()).collect();
         let services: Vec<&str> =
             services.iter().map(String::as_str).filter(|s| s.starts_with("plexus.v1.")).collect();
-        Registry::new(&[plexus_proto::DESCRIPTOR], &services).unwrap()
+        Registry::new(&[plexus_proto::DESCRIPTOR], &services, &[]).unwrap()
     }
 
     fn asked(call: &str, request: &impl prost::Message) -> Vec<String> {

@@ -2,51 +2,69 @@
 //! capability: verbs and resources follow from the descriptor.
 //!
 //! - [`origin`] the origins a browser may call from
-//! - [`token`] JWTs of an issuer; API keys are [`crate::key`]'s
+//! - [`token`] JWTs of an [`issuer`]; API keys are [`crate::key`]'s
+//! - [`proof`] what vouches for both at one time; [`event_loop`] keeps it true
 //! - [`ask`] the verb and the resources of a call
 //! - [`gate`] the decision, before a service sees the call; it is [`crate::grant`]'s
 
 pub(crate) mod ask;
+mod event_loop;
 pub(crate) mod gate;
+mod issuer;
 mod origin;
+mod proof;
 pub(crate) mod token;
 
-use crate::{caller::Caller, config, key};
-use http::{HeaderMap, HeaderValue, Uri, header};
-use origin::Origins;
-use plexus_proto::{reason::Reason, v1};
-use std::{path::Path, sync::Arc, time::SystemTime};
-use token::Tokens;
+pub(crate) use event_loop::EventLoop;
 
-/// What lets callers in.
+use crate::{caller::Caller, config, key, metrics::Metrics};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Uri, header};
+use issuer::Source;
+use origin::Origins;
+use plexus_bus::Bus;
+use plexus_proto::{reason::Reason, v1};
+use proof::{Proof, Store};
+use std::{
+    path::Path,
+    sync::Arc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
+use token::Tokens;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::WatchStream;
+
+/// What lets callers in; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Auth {
     origins: Origins,
     /// What vouches for credentials; `None`: auth is off and everybody is the anonymous caller.
-    proof: Option<Arc<Proof>>,
+    proof: Option<watch::Receiver<Arc<Proof>>>,
 }
 
-#[derive(Debug)]
-struct Proof {
-    keys: key::Keys,
-    tokens: Option<Tokens>,
+/// Watches over the credentials behind a session or a stream.
+pub(crate) struct Watch {
+    changes: WatchStream<Arc<Proof>>,
 }
 
 impl Auth {
-    /// Reads what vouches for credentials. `local`: only this machine can reach the port.
-    pub(crate) fn new(config: &config::Config, local: bool) -> Result<Self, String> {
+    /// Reads what vouches for credentials, and makes the loop that keeps it true. `local`: only this machine
+    /// can reach the port. Without a bus there are no other keys than those of the file.
+    pub(crate) fn new(
+        config: &config::Config,
+        local: bool,
+        bus: Option<Bus>,
+        metrics: Metrics,
+    ) -> Result<(Self, Option<EventLoop>), String> {
         let origins = Origins::new(&config.origins, local);
-        let auth = &config.auth;
-        if auth.mode == config::Mode::Off {
-            return Ok(Self { origins, proof: None });
-        }
-        let keys = match &*auth.keys {
-            "" => key::Keys::default(),
-            path => key::Keys::open(Path::new(path)).map_err(|e| format!("auth.keys: {e}"))?,
+        let Some((proof, source, channel)) = read(&config.auth)? else {
+            return Ok((Self { origins, proof: None }, None));
         };
-        let tokens = !auth.jwt.issuer.is_empty();
-        let tokens = tokens.then(|| Tokens::open(&auth.jwt).map_err(|e| format!("auth.{e}"))).transpose()?;
-        Ok(Self { origins, proof: Some(Arc::new(Proof { keys, tokens })) })
+        let store = bus.is_none().then(Arc::<Store>::default);
+        let (current, seen) = watch::channel(Arc::new(Proof { store, ..proof }));
+        let event_loop = EventLoop::new(config.auth.clone(), bus, source, current, channel, metrics);
+        Ok((Self { origins, proof: Some(seen) }, Some(event_loop)))
     }
 
     /// Tells whether the list names the origin.
@@ -76,17 +94,61 @@ impl Auth {
     /// Finds whose credentials these are. With auth off any are fine.
     pub(crate) fn vouch(&self, token: &str) -> Result<Caller, Box<v1::Error>> {
         let Some(proof) = &self.proof else { return Ok(Caller::anonymous()) };
-        let now = SystemTime::now();
-        match &proof.tokens {
-            Some(tokens) if !token.starts_with(key::PREFIX) => tokens.caller(token, now),
-            _ => proof.keys.caller(token, now),
-        }
+        let proof = proof.borrow().clone();
+        proof.vouch(token, SystemTime::now())
     }
+
+    /// Watches over credentials from now on; `None`: with auth off there are none.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let proof = self.proof.as_ref()?;
+        Some(Watch { changes: WatchStream::new(proof.clone()) })
+    }
+}
+
+impl Watch {
+    /// Ready when the credentials behind a caller were withdrawn. The first look is at how it is now.
+    pub(crate) fn poll(&mut self, caller: Option<&Caller>, context: &mut Context<'_>) -> Poll<v1::Error> {
+        while let Poll::Ready(Some(proof)) = self.changes.poll_next_unpin(context) {
+            if caller.is_some_and(|caller| !proof.stand(caller, SystemTime::now())) {
+                return Poll::Ready(proof::revoked());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// What the looks at an unknown key are asked through.
+type Channel = (mpsc::Sender<()>, mpsc::Receiver<()>);
+
+/// Reads what the config names; `None`: auth is off.
+fn read(auth: &config::Auth) -> Result<Option<(Proof, Option<Source>, Channel)>, String> {
+    if auth.mode == config::Mode::Off {
+        return Ok(None);
+    }
+    let channel = mpsc::channel(1);
+    let file = match &*auth.keys {
+        "" => key::Keys::default(),
+        path => key::Keys::open(Path::new(path)).map_err(|e| format!("auth.keys: {e}"))?,
+    };
+    let (mut tokens, mut source) = (None, None);
+    if !auth.jwt.issuer.is_empty() {
+        let from = Source::new(&auth.jwt).map_err(|e| format!("auth.{e}"))?;
+        let at = |e: String| format!("auth.jwt.keys: {e}");
+        let read = match from.is_far() {
+            true => Tokens::none(&auth.jwt, channel.0.clone()),
+            false => std::fs::read(&auth.jwt.keys)
+                .map_err(|e| format!("{}: {e}", auth.jwt.keys))
+                .and_then(|text| Tokens::read(&auth.jwt, &text, None)),
+        };
+        tokens = Some(Arc::new(read.map_err(at)?));
+        source = Some(from);
+    }
+    Ok(Some((Proof { file: Arc::new(file), store: None, tokens }, source, channel)))
 }
 
 /// Refuses files of keys that could not be used at start.
 pub(crate) fn check(config: &config::Config) -> Result<(), String> {
-    Auth::new(config, true).map(drop)
+    read(&config.auth).map(drop)
 }
 
 /// What is told of a call without credentials.
@@ -124,8 +186,9 @@ mod tests {
     use super::*;
 
     fn asked(values: &[&'static str]) -> Result<Option<Caller>, String> {
-        let proof = Some(Arc::new(Proof { keys: key::Keys::default(), tokens: None }));
-        let auth = Auth { origins: Origins::new(&[], false), proof };
+        let store = Some(Arc::default());
+        let proof = Arc::new(Proof { file: Arc::default(), store, tokens: None });
+        let auth = Auth { origins: Origins::new(&[], false), proof: Some(watch::channel(proof).1) };
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));

@@ -1,5 +1,5 @@
 //! Tokens of an issuer: JWTs by RFC 8725. One issuer, one audience, a list of algorithms that all have
-//! public keys, and the keys from one file; nothing that a token says of where its key is counts.
+//! public keys, and the keys from one place; nothing that a token says of where its key is counts.
 
 use crate::{
     caller::Caller,
@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
     errors::{Error, ErrorKind},
-    jwk::{Jwk, JwkSet},
+    jwk::{Jwk, PublicKeyUse},
 };
 use plexus_proto::{
     bus::{Principal, principal::Kind},
@@ -23,15 +23,15 @@ use serde_json::Value;
 use std::{
     collections::HashMap,
     fmt,
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
+use tokio::sync::mpsc;
 
 /// Keys of a file at most.
 const KEYS_MAX: usize = 100;
-/// Bytes of such a file at most.
-const KEYS_BYTES_MAX: usize = 1 << 20;
+/// Bytes of such a file, or of what the issuer answers, at most.
+pub(super) const KEYS_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a token at most.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Bytes of a subject at most.
@@ -39,12 +39,26 @@ const SUBJECT_BYTES_MAX: usize = 256;
 
 /// The issuer whose tokens are taken.
 pub(super) struct Tokens {
-    keys: HashMap<String, Key>,
+    keys: Known,
+    /// Who looks whether there are other keys by now.
+    unknown: Option<mpsc::Sender<()>>,
     algorithms: Vec<Algorithm>,
     types: Vec<String>,
     issuer: String,
     audience: String,
     leeway: Duration,
+    /// How far ahead the end of a token may be.
+    lifetime_max: Duration,
+}
+
+/// The keys of an issuer.
+enum Known {
+    /// They could not be had yet.
+    None,
+    /// One, whatever a token calls it.
+    Sole(Key),
+    /// As many as the issuer names.
+    Named(HashMap<String, Key>),
 }
 
 struct Key {
@@ -55,7 +69,7 @@ struct Key {
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tokens({:?}, {} keys)", self.issuer, self.keys.len())
+        write!(f, "Tokens({:?})", self.issuer)
     }
 }
 
@@ -69,11 +83,14 @@ struct Head {
     crit: Option<Value>,
 }
 
-/// What a token claims. `iss`, `aud` and `nbf` are looked at where the signature is.
+/// What a token claims. `aud` and `nbf` are looked at where the signature is.
 #[derive(Deserialize)]
 struct Claims {
+    /// One, not a list of which one is right.
+    iss: String,
     sub: String,
     exp: f64,
+    iat: Option<f64>,
     #[serde(default)]
     jti: String,
     plexus: Plexus,
@@ -87,43 +104,47 @@ struct Plexus {
     grants: Vec<Written>,
 }
 
+/// A set of keys, each to be read by itself.
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<Value>,
+}
+
 /// Refuses a token; what is said tells nothing of a key.
 fn invalid(text: &str) -> Box<v1::Error> {
     Box::new(v1::Error::new(Reason::TokenInvalid, format!("the token {text}")))
 }
 
 impl Tokens {
-    /// Reads the keys of the issuer.
-    pub(super) fn open(config: &config::Jwt) -> Result<Self, String> {
-        let path = Path::new(&config.keys);
-        let at = |e: &dyn fmt::Display| format!("jwt.keys: {}: {e}", path.display());
-        let text = std::fs::read(path).map_err(|e| at(&e))?;
-        if text.len() > KEYS_BYTES_MAX {
-            return Err(at(&format!("more than {KEYS_BYTES_MAX} bytes")));
-        }
-        Self::read(config, &text).map_err(|e| at(&e))
+    /// Takes the keys of the issuer: a JSON Web Key Set, or one public key in PEM. `unknown` hears of tokens
+    /// that name a key which is not among them.
+    pub(super) fn read(
+        config: &config::Jwt,
+        text: &[u8],
+        unknown: Option<mpsc::Sender<()>>,
+    ) -> Result<Self, String> {
+        let keys = match text.trim_ascii_start().starts_with(b"-----") {
+            true => Known::Sole(Key::pem(text)?),
+            false => Known::Named(named(text)?),
+        };
+        Self::new(config, keys, unknown)
     }
 
-    fn read(config: &config::Jwt, text: &[u8]) -> Result<Self, String> {
-        let set: JwkSet = serde_json::from_slice(text).map_err(|e| format!("not a set of keys: {e}"))?;
-        if set.keys.is_empty() || set.keys.len() > KEYS_MAX {
-            return Err(format!("1 to {KEYS_MAX} keys"));
-        }
-        let mut keys = HashMap::new();
-        for jwk in &set.keys {
-            let id = jwk.common.key_id.clone().ok_or("a key has no kid")?;
-            let key = Key::read(jwk).map_err(|e| format!("key {id:?}: {e}"))?;
-            if keys.insert(id.clone(), key).is_some() {
-                return Err(format!("key {id:?} is there twice"));
-            }
-        }
+    /// Knows no key yet.
+    pub(super) fn none(config: &config::Jwt, unknown: mpsc::Sender<()>) -> Result<Self, String> {
+        Self::new(config, Known::None, Some(unknown))
+    }
+
+    fn new(config: &config::Jwt, keys: Known, unknown: Option<mpsc::Sender<()>>) -> Result<Self, String> {
         Ok(Self {
             keys,
+            unknown,
             algorithms: config.algorithms.iter().map(|a| algorithm(a)).collect::<Result<_, _>>()?,
             types: config.types.iter().map(|t| t.to_ascii_lowercase()).collect(),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             leeway: config.leeway,
+            lifetime_max: config.lifetime_max,
         })
     }
 
@@ -159,7 +180,18 @@ impl Tokens {
         }
         let algorithm = algorithm(&head.alg).ok().filter(|a| self.algorithms.contains(a));
         let algorithm = algorithm.ok_or_else(|| invalid("is signed by an algorithm that is not taken"))?;
-        let key = head.kid.and_then(|id| self.keys.get(&id));
+        let key = match (&self.keys, head.kid) {
+            (Known::None, _) => {
+                self.ask();
+                return Err(unready());
+            }
+            (Known::Sole(key), _) => Some(key),
+            (Known::Named(keys), Some(id)) => keys.get(&id).or_else(|| {
+                self.ask();
+                None
+            }),
+            (Known::Named(_), None) => None,
+        };
         let key = key.ok_or_else(|| invalid("names no key of the issuer"))?;
         match &key.algorithm {
             Some(only) if *only != head.alg => Err(invalid("names a key of another algorithm")),
@@ -167,15 +199,38 @@ impl Tokens {
         }
     }
 
+    /// Asks for the keys that the issuer has by now; one request at a time is enough.
+    fn ask(&self) {
+        if let Some(unknown) = &self.unknown {
+            let _ = unknown.try_send(());
+        }
+    }
+
     fn admit(&self, claims: Claims, now: SystemTime) -> Result<Caller, Box<v1::Error>> {
+        if claims.iss != self.issuer {
+            return Err(invalid("is of another issuer"));
+        }
         if claims.sub.is_empty() || claims.sub.len() > SUBJECT_BYTES_MAX {
             return Err(invalid(&format!("has a sub that has not 1 to {SUBJECT_BYTES_MAX} bytes")));
         }
-        let ends = Duration::try_from_secs_f64(claims.exp).ok();
-        let ends = ends.and_then(|ends| SystemTime::UNIX_EPOCH.checked_add(ends + self.leeway));
+        let ends = time(claims.exp).and_then(|ends| ends.checked_add(self.leeway));
         let ends = ends.ok_or_else(|| invalid("has an exp that is no time"))?;
         if ends <= now {
             return Err(expired());
+        }
+        if ends.duration_since(now).is_ok_and(|left| left > self.lifetime_max + self.leeway) {
+            return Err(invalid("lives longer than gateway.auth.jwt.lifetime_max"));
+        }
+        let issued = claims.iat.map(|at| time(at).ok_or_else(|| invalid("has an iat that is no time")));
+        let issued_at = issued.transpose()?;
+        if issued_at.is_some_and(|at| at > now + self.leeway) {
+            return Err(invalid("was issued in the future"));
+        }
+        if claims.jti.len() > SUBJECT_BYTES_MAX {
+            return Err(invalid(&format!("has a jti of more than {SUBJECT_BYTES_MAX} bytes")));
+        }
+        if claims.sub.starts_with(key::SUBJECT) {
+            return Err(invalid("has the sub of an API key"));
         }
         key::check_namespace(&claims.plexus.namespace).map_err(|e| invalid(&format!("claims plexus.{e}")))?;
         let grants = Grants::read(&claims.plexus.grants)
@@ -186,22 +241,78 @@ impl Tokens {
             token_id: claims.jti,
             ..Principal::default()
         };
-        Ok(Caller::new(&claims.plexus.namespace, Arc::new(grants), principal, Some(ends)))
+        let caller = Caller::new(&claims.plexus.namespace, Arc::new(grants), principal, Some(ends));
+        Ok(Caller { issued_at, ..caller })
+    }
+}
+
+/// Reads a set of keys, and leaves out those for other purposes than ours.
+fn named(text: &[u8]) -> Result<HashMap<String, Key>, String> {
+    let set: Set = serde_json::from_slice(text).map_err(|_| "not a set of keys".to_owned())?;
+    if set.keys.is_empty() || set.keys.len() > KEYS_MAX {
+        return Err(format!("1 to {KEYS_MAX} keys"));
+    }
+    let (mut keys, mut unfit) = (HashMap::new(), None);
+    for jwk in set.keys {
+        match Key::read(jwk) {
+            Ok((id, key)) => {
+                if keys.insert(id.clone(), key).is_some() {
+                    return Err(format!("key {id:?} is there twice"));
+                }
+            }
+            Err(error) => unfit = Some(error),
+        }
+    }
+    match unfit {
+        Some(error) if keys.is_empty() => Err(format!("no key that can be used: {error}")),
+        _ => Ok(keys),
     }
 }
 
 impl Key {
-    fn read(jwk: &Jwk) -> Result<Self, String> {
+    fn read(jwk: Value) -> Result<(String, Self), String> {
+        let jwk: Jwk = serde_json::from_value(jwk).map_err(|_| "a key is no JSON Web Key".to_owned())?;
+        let id = jwk.common.key_id.clone().ok_or("a key has no kid")?;
+        let at = |error: String| format!("key {id:?}: {error}");
+        if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
+            return Err(at("is not for signatures".into()));
+        }
         let algorithm = jwk.common.key_algorithm.map(|a| a.to_string());
         if let Some(named) = &algorithm {
-            self::algorithm(named)?;
+            self::algorithm(named).map_err(at)?;
         }
         if matches!(jwk.algorithm, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_)) {
-            return Err("a shared secret is no public key".into());
+            return Err(at("a shared secret is no public key".into()));
         }
-        let key = DecodingKey::from_jwk(jwk).map_err(|e| e.to_string())?;
-        Ok(Self { algorithm, key })
+        let key = DecodingKey::from_jwk(&jwk).map_err(|e| at(e.to_string()))?;
+        Ok((id, Self { algorithm, key }))
     }
+
+    /// Reads one public key in PEM, of whichever kind.
+    fn pem(text: &[u8]) -> Result<Self, String> {
+        if text.windows(11).filter(|w| w == b"-----BEGIN ").count() != 1 {
+            return Err("one key in PEM; several are a JSON Web Key Set".into());
+        }
+        if text.windows(11).any(|w| w == b"PRIVATE KEY") {
+            return Err("a private key: the gateway needs the public one alone".into());
+        }
+        let key = DecodingKey::from_ec_pem(text)
+            .or_else(|_| DecodingKey::from_ed_pem(text))
+            .or_else(|_| DecodingKey::from_rsa_pem(text))
+            .map_err(|_| "no public key of EC, Ed25519 or RSA in PEM")?;
+        Ok(Self { algorithm: None, key })
+    }
+}
+
+/// A time of a claim, as seconds since 1970.
+fn time(seconds: f64) -> Option<SystemTime> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+fn unready() -> Box<v1::Error> {
+    let error = v1::Error::new(Reason::Overloaded, "the keys of the issuer are not known yet");
+    Box::new(error.retry_after(Duration::from_secs(1)))
 }
 
 /// Reads an algorithm. Those with a shared secret are none: who can check such a token can make one.
@@ -260,7 +371,7 @@ mod tests {
     }
 
     fn tokens() -> Tokens {
-        Tokens::read(&config(), PUBLIC.as_bytes()).unwrap()
+        Tokens::read(&config(), PUBLIC.as_bytes(), None).unwrap()
     }
 
     fn now() -> u64 {
@@ -386,7 +497,7 @@ mod tests {
             ),
             ("[]", "not a set"),
         ] {
-            let error = Tokens::read(&config(), bad.as_bytes()).unwrap_err();
+            let error = Tokens::read(&config(), bad.as_bytes(), None).err().unwrap();
             assert!(error.contains(why), "{bad}: {error}");
         }
     }

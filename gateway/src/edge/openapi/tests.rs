@@ -6,7 +6,7 @@ use crate::edge::{asyncapi, desc::tests::POOL};
 fn registry() -> Registry {
     let services: Vec<_> = POOL.services().map(|s| s.full_name().to_owned()).collect();
     let names: Vec<&str> = services.iter().map(String::as_str).collect();
-    Registry::new(&[plexus_proto::DESCRIPTOR], &names).unwrap()
+    Registry::new(&[plexus_proto::DESCRIPTOR], &names, &[]).unwrap()
 }
 
 /// Every reference of a document.

@@ -70,6 +70,10 @@ pub(super) struct EventLoop {
     headers: HeaderMap,
     /// The caller and what else came with the connection.
     extensions: Extensions,
+    /// The session's id, by which messages and operators know it.
+    session: Arc<str>,
+    /// Looks whether the caller's credentials are withdrawn.
+    watch: Option<Box<auth::Watch>>,
     /// The socket.
     socket: Socket,
     /// Frames that wait to be written, and their bytes. Bounded: nothing is taken while it is over
@@ -109,6 +113,8 @@ enum Input {
     Frame(Message),
     Happened(u32, Happening),
     Tick,
+    /// The credentials were withdrawn.
+    Withdrawn(Box<v1::Error>),
     Leave,
     Lost(Option<Error>),
 }
@@ -131,10 +137,15 @@ impl EventLoop {
         trunk: Trunk,
         form: Form,
         headers: HeaderMap,
-        extensions: Extensions,
+        mut extensions: Extensions,
         socket: Socket,
         echo: bool,
     ) -> Self {
+        let session: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
+        if let Some(caller) = extensions.get_mut::<Caller>() {
+            *caller = caller.within(&session);
+        }
+        let watch = trunk.auth().watch().map(Box::new);
         let mut clock = tokio::time::interval(trunk.limits().session_pong_timeout / 2);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leave = trunk.drain().enter();
@@ -143,6 +154,8 @@ impl EventLoop {
             form,
             headers,
             extensions,
+            session,
+            watch,
             socket,
             out: VecDeque::new(),
             out_bytes: 0,
@@ -179,6 +192,11 @@ impl EventLoop {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
         if Pin::new(&mut self.leave).poll(context).is_ready() {
             return Poll::Ready(Input::Leave);
+        }
+        if let Some(watch) = &mut self.watch
+            && let Poll::Ready(error) = watch.poll(self.extensions.get(), context)
+        {
+            return Poll::Ready(Input::Withdrawn(Box::new(error)));
         }
         loop {
             let takes = self.out.len() < BATCH && self.has_room();
@@ -245,6 +263,7 @@ impl EventLoop {
             Input::Happened(id, happening) => self.happened(id, happening),
             Input::Frame(message) => return self.frame(message),
             Input::Tick => return self.tick(),
+            Input::Withdrawn(error) => return Err(closing(*error)),
             Input::Leave => return Err(closing(Drain::error())),
             Input::Lost(Some(Error::Capacity(_))) => {
                 let max = self.trunk.limits().message_bytes_max;
@@ -404,7 +423,7 @@ impl EventLoop {
     /// Takes credentials: the first, or fresh ones of the same caller, whose calls go on. With auth off
     /// any are fine.
     fn authenticate(&mut self, token: &str) -> Result<(), End> {
-        let caller = self.trunk.auth().vouch(token).map_err(|error| closing(*error))?;
+        let caller = self.trunk.auth().vouch(token).map_err(|error| closing(*error))?.within(&self.session);
         if self.extensions.get::<Caller>().is_some_and(|before| !before.is_same(&caller)) {
             let text = "a session has one caller: open another for other credentials";
             return Err(closing(v1::Error::new(Reason::TokenInvalid, text)));

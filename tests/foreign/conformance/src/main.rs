@@ -118,6 +118,8 @@ async fn serve(config: Config, tell: impl FnOnce(SocketAddr) -> Result<()>) -> R
     let served = Served {
         routes,
         services: vec![connect::NAME, interop::NAME],
+        open: Vec::new(),
+        bus: None,
         descriptors: vec![DESCRIPTOR],
         healthy: Arc::new(|| true),
         echo: true,
