@@ -1,7 +1,11 @@
 //! Keys and revocations of a fleet: made on one gateway, they hold on every other within 2 s, also for what is
 //! open.
 
-use crate::dialects::{Client, Dialect, rpc::Rpc};
+use crate::dialects::{
+    Client, Dialect,
+    rpc::Rpc,
+    ws::{Heard, Session},
+};
 use futures::{StreamExt, future::join_all};
 use plexus_gateway::{
     config::Mode,
@@ -149,6 +153,8 @@ async fn a_revocation_ends_what_is_open_on_every_gateway_and_in_every_dialect() 
         }
     }
     assert_eq!(open.len(), 24);
+    let mut session = Session::open(guarded.gateways[1], None).await;
+    session.show(ann).await.unwrap();
     let admin = guarded.admin();
     let revoke = |body: Value| {
         let admin = admin.clone();
@@ -162,6 +168,12 @@ async fn a_revocation_ends_what_is_open_on_every_gateway_and_in_every_dialect() 
         assert_eq!((&*failure.code, &*failure.reason), ("unauthenticated", "TOKEN_REVOKED"), "{dialect:?}");
     });
     join_all(ends).await;
+    let close = session.hear().await.1;
+    assert!(
+        matches!(&close, Heard::Close { code: 3503, reason, .. } if reason == "TOKEN_REVOKED"),
+        "{close:?}"
+    );
+    assert_eq!(session.hear().await.1, Heard::Closed(Some(3503)));
     for address in guarded.gateways.clone() {
         becomes(address, secret, "TOKEN_REVOKED").await;
         becomes(address, ann, "TOKEN_REVOKED").await;

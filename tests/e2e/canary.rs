@@ -14,9 +14,10 @@ use plexus_tests::{
     process::Plexus,
 };
 use serde_json::json;
-use std::{fmt::Write, path::PathBuf, time::Duration};
+use std::{fmt::Write, net::SocketAddr, path::PathBuf, time::Duration};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const PAYLOAD: &str = "canary-payload-canary-payload";
 
 /// Files that go with the test.
 struct Folder(PathBuf);
@@ -51,6 +52,48 @@ fn a_secret_is_found_in_every_spelling() {
     }
     assert!(found(&format!("{:?}", b"a secret of some length")));
     assert!(!found("a secret of none"));
+}
+
+/// Publishes, reads and follows with each token in every dialect, and answers what was refused.
+async fn through_every_dialect(address: SocketAddr, tokens: &[&'static str]) -> String {
+    let mut told = String::new();
+    for rpc in
+        ["TopicService/Publish", "TopicService/GetTopic", "TopicService/Subscribe", "NodeService/GetNode"]
+    {
+        let rpc = Rpc::named(rpc);
+        for dialect in Dialect::ALL.into_iter().filter(|d| d.takes(&rpc)) {
+            for token in tokens {
+                let client = Client { token: Some(token), ..Client::new(address, dialect) };
+                let request = match &*rpc.name {
+                    "TopicService/Publish" => json!({"topic": "canary", "text": PAYLOAD}),
+                    "NodeService/GetNode" => json!({"node": "absent"}),
+                    _ => json!({"topic": "canary"}),
+                };
+                if let Err(failure) = client.call(&rpc, &request, 1).await {
+                    writeln!(told, "{failure:?}").unwrap();
+                }
+            }
+        }
+    }
+    told
+}
+
+/// Shows tokens where none belongs, and answers what is said to that.
+async fn where_secrets_have_no_business(address: SocketAddr, tokens: &[&'static str]) -> String {
+    let mut told = String::new();
+    for token in tokens {
+        let lost = [
+            ("authorization", format!("Basic {token}")),
+            ("cookie", format!("session={token}")),
+            ("x-api-key", (*token).to_owned()),
+        ];
+        for (name, value) in lost {
+            let headers = [(name, &*value)];
+            let answer = Http::new(address).send(http::Method::GET, "/v1/nodes", &headers, "").await.unwrap();
+            told += &String::from_utf8_lossy(&answer.body);
+        }
+    }
+    told
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,38 +144,8 @@ async fn no_canary_is_in_logs_metrics_errors_or_traces() {
     let forged = Key::new("one").token(&claims("eve", "default"));
     let tokens = [made.secret, ended.secret, shown.into(), stranger, good, jwt.token(&old), forged];
     let tokens = tokens.map(kept);
-    let payload = "canary-payload-canary-payload";
-    for rpc in
-        ["TopicService/Publish", "TopicService/GetTopic", "TopicService/Subscribe", "NodeService/GetNode"]
-    {
-        let rpc = Rpc::named(rpc);
-        for dialect in Dialect::ALL.into_iter().filter(|d| d.takes(&rpc)) {
-            for token in tokens {
-                let client = Client { token: Some(token), ..Client::new(plexus.address, dialect) };
-                let request = match &*rpc.name {
-                    "TopicService/Publish" => json!({"topic": "canary", "text": payload}),
-                    "NodeService/GetNode" => json!({"node": "absent"}),
-                    _ => json!({"topic": "canary"}),
-                };
-                if let Err(failure) = client.call(&rpc, &request, 1).await {
-                    writeln!(told, "{failure:?}").unwrap();
-                }
-            }
-        }
-    }
-    // Where secrets have no business.
-    for token in tokens {
-        let http = Http::new(plexus.address);
-        let lost = [
-            http.send(http::Method::GET, "/v1/nodes", &[("authorization", &format!("Basic {token}"))], "")
-                .await,
-            http.send(http::Method::GET, "/v1/nodes", &[("cookie", &format!("session={token}"))], "").await,
-            http.send(http::Method::GET, "/v1/nodes", &[("x-api-key", token)], "").await,
-        ];
-        for answer in lost {
-            told += &String::from_utf8_lossy(&answer.unwrap().body);
-        }
-    }
+    told += &through_every_dialect(plexus.address, &tokens).await;
+    told += &where_secrets_have_no_business(plexus.address, &tokens).await;
     let metrics = Http::new(plexus.admin).get("/metrics").await.unwrap().body;
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
     let traces = eventually(PATIENCE, || async {
@@ -151,28 +164,36 @@ async fn no_canary_is_in_logs_metrics_errors_or_traces() {
     };
     assert!(log.contains("TRACE") && log.len() > 100_000, "it logs: {} bytes", log.len());
 
+    let sealing = data_encoding::HEXLOWER.decode(sealing.as_bytes()).unwrap();
     let mut canaries: Vec<(String, Vec<u8>)> = vec![
-        ("the sealing key".into(), data_encoding::HEXLOWER.decode(sealing.as_bytes()).unwrap()),
+        ("the sealing key".into(), sealing),
         ("a node's key".into(), seed[4..36].to_vec()),
         ("a broken node's key".into(), broken[4..36].to_vec()),
-        ("a payload".into(), payload.into()),
+        ("a payload".into(), PAYLOAD.into()),
     ];
-    for (i, token) in tokens.iter().enumerate() {
-        // What stands before is an id or a head, which is no secret; what stands behind is.
-        let secret = token
-            .strip_prefix("plx_")
-            .map_or_else(|| token.rsplit_once('.').unwrap().1, |random| &random[12..]);
-        canaries.push((format!("token {i}"), secret.into()));
-    }
+    let numbered = tokens.iter().enumerate();
+    canaries.extend(numbered.map(|(i, token)| (format!("token {i}"), secret_of(token).into())));
     let places = [("log", &log), ("metrics", &metrics), ("errors", &told), ("traces", &traces)];
     for (place, text) in places {
         for (name, canary) in &canaries {
-            for spelled in spellings(canary) {
-                let at = text.find(&spelled);
-                let around = at.map(|at| text[..at].chars().rev().take(200).collect::<String>());
-                let around = around.map(|text| text.chars().rev().collect::<String>());
-                assert!(at.is_none(), "{name} is in the {place}: after {around:?}");
-            }
+            is_nowhere(name, canary, place, text);
         }
+    }
+}
+
+/// The part of a credential that is secret: what stands before it is an id or a head.
+fn secret_of(token: &str) -> &str {
+    match token.strip_prefix("plx_") {
+        Some(random) => &random[12..],
+        None => token.rsplit_once('.').unwrap().1,
+    }
+}
+
+fn is_nowhere(name: &str, canary: &[u8], place: &str, text: &str) {
+    for spelled in spellings(canary) {
+        let at = text.find(&spelled);
+        let around = at.map(|at| text[..at].chars().rev().take(200).collect::<String>());
+        let around = around.map(|text| text.chars().rev().collect::<String>());
+        assert!(at.is_none(), "{name} is in the {place}: after {around:?}");
     }
 }

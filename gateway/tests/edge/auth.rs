@@ -239,8 +239,13 @@ async fn a_session_has_one_caller_whose_credentials_can_be_renewed() {
     assert_eq!(session.ask(publish(1)).await["error"]["reason"], "TOKEN_MISSING");
     let shown = session.show(&secrets[0]).await;
     assert_eq!(shown["authenticated"]["namespace"], "default", "{shown}");
+    let id = shown["authenticated"]["session"].as_str().expect("a session has an id").to_owned();
     assert_eq!(session.ask(publish(2)).await["error"]["reason"], "NOT_ALLOWED");
-    assert!(session.show(&secrets[0]).await["authenticated"].is_object());
+    assert_eq!(
+        session.show(&secrets[0]).await["authenticated"]["session"],
+        *id,
+        "also with fresh credentials"
+    );
     assert_eq!(session.show(&secrets[1]).await["close"]["reason"], "TOKEN_INVALID");
     assert_eq!(session.hear().await, 3500);
 }

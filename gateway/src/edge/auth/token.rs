@@ -487,6 +487,54 @@ mod tests {
     }
 
     #[test]
+    fn one_key_in_pem_counts_whatever_a_token_calls_it() {
+        let (x, y) =
+            ("eRrxaWnqu46XIZeebusT41zGS4_uZw31JQGE8rRvROg", "dGJ_FMCU1K_q9KMx_YGWNlsIWlWkhPwF_uVK7wX5ygc");
+        let point = |part| URL_SAFE_NO_PAD.decode(part).unwrap();
+        // SubjectPublicKeyInfo of P-256, and an uncompressed point.
+        let head = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE";
+        let der = [STANDARD.decode(head).unwrap(), point(x), point(y)].concat();
+        let pem =
+            |kind: &str| format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(&der));
+        let tokens = Tokens::read(&config(), pem("PUBLIC KEY").as_bytes(), None).unwrap();
+        for kid in [None, Some("any".to_owned())] {
+            let token = sign(&Header { kid, ..head_of_pem() }, &claims());
+            assert!(tokens.caller(&token, SystemTime::now()).is_ok());
+        }
+        for alg in ["none", "RS256", "ES384"] {
+            let token = sign(&head_of_pem(), &claims());
+            let rest = token.split_once('.').unwrap().1;
+            let head = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}","typ":"JWT"}}"#));
+            let error = tokens.caller(&format!("{head}.{rest}"), SystemTime::now()).unwrap_err();
+            assert!(error.is(Reason::TokenInvalid), "{alg}");
+        }
+        let two = pem("PUBLIC KEY").repeat(2);
+        for (bad, why) in
+            [(&*two, "one key"), (&pem("PRIVATE KEY"), "private"), ("-----BEGIN X", "no public key")]
+        {
+            let error = Tokens::read(&config(), bad.as_bytes(), None).err().unwrap();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    fn head_of_pem() -> Header {
+        Header { kid: None, ..head() }
+    }
+
+    #[test]
+    fn keys_that_are_for_other_purposes_are_passed_over() {
+        let mut set: Value = serde_json::from_str(PUBLIC).unwrap();
+        let others = [
+            json!({"kid": "enc", "kty": "RSA", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB"}),
+            json!({"kid": "new", "kty": "AKP", "alg": "ML-DSA-65", "pub": "AQAB"}),
+            json!({"kid": "oct", "kty": "oct", "k": "c2VjcmV0"}),
+        ];
+        set["keys"].as_array_mut().unwrap().extend(others);
+        let tokens = Tokens::read(&config(), set.to_string().as_bytes(), None).unwrap();
+        assert!(tokens.caller(&sign(&head(), &claims()), SystemTime::now()).is_ok());
+    }
+
+    #[test]
     fn keys_that_cannot_be_trusted_are_refused_at_the_start() {
         for (bad, why) in [
             (r#"{"keys":[]}"#, "1 to"),
