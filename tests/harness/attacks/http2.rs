@@ -28,8 +28,12 @@ pub(super) const ATTACKS: [Attack; 14] = [
         every: SLOWLY,
         ..flood("slow-streams", "HTTP/2: heads and bodies that come by one byte a second", |n, step, host| {
             match (n % 2, step) {
-                (0, 0) => begun(HEADERS, 0, false, host),
-                (0, _) => frame(CONTINUATION, 0, 1, &[]),
+                // The rest of the head is announced; what is answered to the gateway's settings is part of it.
+                (0, 0) => {
+                    let rest = frame(CONTINUATION, END_HEADERS, 1, &[0; 10_000]);
+                    [&begun(HEADERS, 0, false, host), &rest[..9]].concat()
+                }
+                (0, _) => vec![0],
                 (_, 0) => begun(HEADERS, END_HEADERS, true, host),
                 _ => frame(DATA, 0, 1, b"x"),
             }
