@@ -73,6 +73,8 @@ pub(super) const ATTACKS: [Attack; 14] = [
         steps(step, opening(WINDOW), |_| frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()))
     }),
     Attack {
+        // Each has as many calls open as it may.
+        connections: 5,
         every: SLOWLY,
         // Their streams end; the connection may belong to others too.
         ends: false,
@@ -116,9 +118,12 @@ pub(super) const ATTACKS: [Attack; 14] = [
             [begin, frame(HEADERS, END_HEADERS | END_STREAM, stream(step), &block)].concat()
         })
     },
-    flood("too-many-streams", "calls without an end, far more than may be open", |_, step, host| {
-        steps(step, opening(WINDOW), |n| frame(HEADERS, END_HEADERS, stream(n), &body_head(host)))
-    }),
+    Attack {
+        connections: 5,
+        ..flood("too-many-streams", "calls without an end, far more than may be open", |_, step, host| {
+            steps(step, opening(WINDOW), |n| frame(HEADERS, END_HEADERS, stream(n), &body_head(host)))
+        })
+    },
     Attack {
         every: Duration::from_millis(200),
         // Each is answered with an error, and the next one may come.
