@@ -26,7 +26,8 @@ e2e: ## The whole product, on each bus in turn
 	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow:: --skip traces:: --skip cli:: --skip readme:: --skip verdicts:: --skip canary::
 	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip traces:: --skip cli:: --skip readme:: --skip verdicts:: --skip canary::
 
-bench: prepare foreign ## Measure every row of docs/performance.md, about 13 minutes on a quiet machine
+bench: prepare foreign ## Measure every row of docs/performance.md, about 20 minutes on a quiet machine
+	@tools/rivals
 	$(CARGO) build --locked --release -p plexus -p plexus-bench
 	$${CARGO_TARGET_DIR:-target}/release/plexus-bench --out docs/performance.md
 

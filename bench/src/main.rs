@@ -3,12 +3,13 @@
 //! Read in this order: [`table`] has the rows and their goals, [`sheet`] what was measured, [`report`]
 //! writes both down. [`fleet`] runs the product in processes of its own, [`raw`] is the baseline, a child
 //! of this same binary, [`client`] an ordinary client, [`proc`] what the kernel counts. Then a file per
-//! group of rows: [`idle`] 1 to 3, [`hop`] 4 and 5, [`saturated`] 6 and 7, [`store`] 8, [`rehome`] 9.
-//! [`attacks`] is a run of its own (`make attacks`).
+//! group of rows: [`idle`] 1 to 3, [`hop`] 4 and 5, [`saturated`] 6 and 7, [`store`] 8, [`rehome`] 9, and
+//! [`edge`] 10 to 17. [`attacks`] is a run of its own (`make attacks`).
 
 mod attacks;
 mod client;
 mod clock;
+mod edge;
 mod fleet;
 mod hop;
 mod idle;
@@ -69,6 +70,9 @@ enum Role {
     /// One attack, as a child of the runner.
     #[command(hide = true)]
     Raid(attacks::Raid),
+    /// A server of the edge's rows, as a child of the runner.
+    #[command(subcommand, hide = true)]
+    Edge(edge::child::Child),
 }
 
 /// Rows that are measured together.
@@ -80,15 +84,25 @@ enum Group {
     Saturated,
     Store,
     Rehome,
+    Calls,
+    Readers,
+    Fanout,
+    Tail,
+    Ends,
 }
 
-const GROUPS: [(Group, &str, &[u8]); 6] = [
+const GROUPS: [(Group, &str, &[u8]); 11] = [
     (Group::Store, "row 8", &[8]),
     (Group::Rehome, "row 9", &[9]),
     (Group::Saturated, "rows 6 and 7", &[6, 7]),
     (Group::Embedded, "row 4", &[4]),
     (Group::Apart, "row 5", &[5]),
     (Group::Idle, "rows 1 to 3", &[1, 2, 3]),
+    (Group::Calls, "row 10", &[10]),
+    (Group::Fanout, "rows 12 and 13", &[12, 13]),
+    (Group::Tail, "row 14", &[14]),
+    (Group::Ends, "rows 15 and 16", &[15, 16]),
+    (Group::Readers, "rows 11 and 17", &[11, 15, 17]),
 ];
 
 /// Longest time of one run of a group; a run that takes longer has failed.
@@ -101,6 +115,7 @@ async fn main() -> Result<()> {
         Some(Role::Raw(what)) => return Box::pin(raw::run(what)).await,
         Some(Role::Attacks(what)) => return Box::pin(attacks::run(what)).await,
         Some(Role::Raid(what)) => return Box::pin(attacks::raid(what)).await,
+        Some(Role::Edge(what)) => return Box::pin(edge::child::run(what)).await,
         None => {}
     }
     ensure!(cli.out.is_none() || cli.only.is_empty(), "--out needs every row");
@@ -127,7 +142,7 @@ async fn main() -> Result<()> {
         // After each run, so that one that is cut short leaves what it has.
         write(&sheet)?;
     }
-    print!("{}", report::table(&sheet, false)?);
+    print!("{}", report::measured(&sheet)?);
     ensure!(sheet.failures.is_empty(), "{} runs failed: {:?}", sheet.failures.len(), sheet.failures);
     Ok(())
 }
@@ -158,5 +173,10 @@ async fn run(group: Group, sheet: &mut Sheet) -> Result<()> {
         Group::Saturated => Box::pin(saturated::run(sheet)).await,
         Group::Store => Box::pin(store::run(sheet)).await,
         Group::Rehome => Box::pin(rehome::run(sheet)).await,
+        Group::Calls => Box::pin(edge::calls::run(sheet)).await,
+        Group::Readers => Box::pin(edge::idle::run(sheet)).await,
+        Group::Fanout => Box::pin(edge::fanout::run(sheet)).await,
+        Group::Tail => Box::pin(edge::tail::run(sheet)).await,
+        Group::Ends => Box::pin(edge::ends::run(sheet)).await,
     }
 }

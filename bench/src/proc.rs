@@ -56,6 +56,11 @@ pub(crate) fn raise_files(needed: u64) -> Result<()> {
     rustix::process::setrlimit(Resource::Nofile, raised).context("setrlimit")
 }
 
+/// How many files this process may open.
+pub(crate) fn files() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// CPU time of several processes over the same stretch of time.
 pub(crate) struct Watch {
     started: Instant,

@@ -2,7 +2,7 @@
 
 use crate::{
     sheet::{Runs, Sheet},
-    table::{LINES, Line},
+    table::{Line, TABLES},
 };
 use anyhow::Result;
 use std::{fmt::Write, process::Command, time::SystemTime};
@@ -22,18 +22,25 @@ const HOW: &str = include_str!("how.md");
 pub(crate) fn document(sheet: &Sheet, note: &str) -> Result<String> {
     let mut out = HEAD.to_owned();
     write!(out, "\n## Where and when\n\n{}\n", machine(note))?;
-    write!(out, "## The table\n\n{}", table(sheet, true)?)?;
-    write!(out, "{}\n{HOW}", misses(sheet)?)?;
+    for (heading, lines) in TABLES {
+        write!(out, "## {heading}\n\n{}\n", table(sheet, lines, true)?)?;
+    }
+    write!(out, "{}{HOW}", misses(sheet)?)?;
     Ok(out)
 }
 
-/// The table alone: every line, or only those that were measured.
-pub(crate) fn table(sheet: &Sheet, whole: bool) -> Result<String> {
+/// What was measured, as one table.
+pub(crate) fn measured(sheet: &Sheet) -> Result<String> {
+    Ok(TABLES.map(|(_, lines)| table(sheet, lines, false)).into_iter().collect::<Result<Vec<_>>>()?.join("\n"))
+}
+
+/// One table: every line, or only those that were measured.
+fn table(sheet: &Sheet, lines: &[Line], whole: bool) -> Result<String> {
     let mut out = String::from(
         "| # | What | Goal | Measured | Beside it | Baseline | Ratio | Verdict |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
-    for line in LINES.iter().filter(|line| whole || sheet.measured(line.name).is_some()) {
+    for line in lines.iter().filter(|line| whole || sheet.measured(line.name).is_some()) {
         let Line { row, what, unit, beside, .. } = line;
         let goal = line.goal.words(unit);
         let measured = sheet.measured(line.name);
@@ -72,14 +79,14 @@ fn round(value: f64) -> String {
 
 fn misses(sheet: &Sheet) -> Result<String> {
     let mut out = String::new();
-    for line in LINES.iter().filter(|line| line.kept(sheet) == Some(false)) {
+    for line in TABLES.iter().flat_map(|(_, lines)| *lines).filter(|line| line.kept(sheet) == Some(false)) {
         let why = if line.why.is_empty() { "not looked into yet." } else { line.why };
         writeln!(out, "- Row {}, {}: {why}", line.row, line.what)?;
     }
     for (group, failure) in &sheet.failures {
         writeln!(out, "- {group}: a run failed: {failure}")?;
     }
-    Ok(if out.is_empty() { out } else { format!("\n### Where the time goes in what was missed\n\n{out}") })
+    Ok(if out.is_empty() { out } else { format!("## Where the time goes in what was missed\n\n{out}\n") })
 }
 
 /// Where and when.

@@ -13,6 +13,10 @@ pub(crate) enum Goal {
     Times(f64),
     /// At least so many times the baseline.
     Share(f64),
+    /// At most this, and at most so many times the baseline.
+    Both(f64, f64),
+    /// At least this.
+    Least(f64),
     /// Nothing; it stands beside the others.
     None,
 }
@@ -43,6 +47,8 @@ impl Goal {
             Self::Above(most) => format!("≤ baseline + {most} {unit}"),
             Self::Times(most) => format!("≤ {most} × baseline"),
             Self::Share(least) => format!("≥ {least} × baseline"),
+            Self::Both(most, times) => format!("≤ {most} {unit}, ≤ {times} × baseline"),
+            Self::Least(least) => format!("≥ {least} {unit}"),
             Self::None => "–".into(),
         }
     }
@@ -54,6 +60,8 @@ impl Goal {
             Self::Above(most) => Some(measured <= beside? + most),
             Self::Times(most) => Some(measured <= beside? * most),
             Self::Share(least) => Some(measured >= beside? * least),
+            Self::Both(most, times) => Some(measured <= most && measured <= beside? * times),
+            Self::Least(least) => Some(measured >= least),
             Self::None => None,
         }
     }
@@ -67,7 +75,8 @@ impl Line {
     }
 }
 
-const fn line(
+/// Makes a line.
+pub(crate) const fn line(
     row: u8,
     name: &'static str,
     what: &'static str,
@@ -103,8 +112,12 @@ const COMMANDS: &str = "the call and its receipt are a PUBLISH each, with a deli
 const CALLS: &str = "the socket and the reply cost both sides the same; our function makes four calls of Redis (read \
                      the fence, XADD, keep the tail, SPUBLISH) where the script makes six.";
 
-/// Every line, in the order of the table.
-pub(crate) const LINES: &[Line] = &[
+/// Every table, by its heading.
+pub(crate) const TABLES: [(&str, &[Line]); 2] =
+    [("Nodes and messages", LINES), ("Edge", crate::edge::rows::LINES)];
+
+/// The lines of nodes and messages, in the order of the table.
+const LINES: &[Line] = &[
     line(1, "idle.rss", "hosted node, idle, no peers", "KiB", Goal::Most(40.0), RAW, NODE),
     line(1, "idle.cpu", "the same, CPU", "µs/s", Goal::Most(25.0), RAW, NODE),
     line(1, "kad.rss", "with kad as a client", "KiB", Goal::Most(160.0), RAW, KAD),
