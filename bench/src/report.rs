@@ -31,7 +31,11 @@ pub(crate) fn document(sheet: &Sheet, note: &str) -> Result<String> {
 
 /// What was measured, as one table.
 pub(crate) fn measured(sheet: &Sheet) -> Result<String> {
-    Ok(TABLES.map(|(_, lines)| table(sheet, lines, false)).into_iter().collect::<Result<Vec<_>>>()?.join("\n"))
+    Ok(TABLES
+        .map(|(_, lines)| table(sheet, lines, false))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?
+        .join("\n"))
 }
 
 /// One table: every line, or only those that were measured.

@@ -3,7 +3,10 @@
 
 use crate::grant::Grants;
 use plexus_proto::bus::{Principal, principal::Kind};
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, LazyLock},
+    time::SystemTime,
+};
 
 /// An authorised caller.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,14 +26,13 @@ pub struct Caller {
 impl Caller {
     /// The caller of a gateway without auth: namespace `default`, where it may do everything.
     pub fn anonymous() -> Self {
-        let principal = Principal { kind: Kind::Anonymous as i32, ..Principal::default() };
-        Self {
-            namespace: "default".into(),
-            principal: principal.into(),
-            grants: Grants::all().into(),
-            issued_at: None,
-            expires_at: None,
-        }
+        // One for all: it comes with every request, and stays with every session.
+        static ANONYMOUS: LazyLock<Caller> = LazyLock::new(|| {
+            let principal = Principal { kind: Kind::Anonymous as i32, ..Principal::default() };
+            let (namespace, grants) = ("default".into(), Grants::all().into());
+            Caller { namespace, principal: principal.into(), grants, issued_at: None, expires_at: None }
+        });
+        ANONYMOUS.clone()
     }
 
     /// Makes a caller from what its credentials say.

@@ -120,11 +120,20 @@ impl Caller {
 /// Takes a whole answer of HTTP/1.1.
 fn http(read: &mut BytesMut) -> Result<bool> {
     const LENGTH: &[u8] = b"content-length: ";
+    const LAST: &[u8] = b"\r\n0\r\n\r\n";
     let Some(head) = find(read, b"\r\n\r\n") else { return Ok(false) };
     ensure!(read.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(read));
-    let length = find(&read[..head], LENGTH).context("an answer of known length")?;
-    let digits = read[length + LENGTH.len()..head].iter().take_while(|byte| byte.is_ascii_digit());
-    let whole = head + 4 + digits.fold(0, |all, byte| all * 10 + usize::from(byte - b'0'));
+    let whole = match find(&read[..head], LENGTH) {
+        Some(length) => {
+            let digits = read[length + LENGTH.len()..head].iter().take_while(|byte| byte.is_ascii_digit());
+            head + 4 + digits.fold(0, |all, byte| all * 10 + usize::from(byte - b'0'))
+        }
+        // In chunks, of which the last is empty.
+        None => match find(read, LAST) {
+            Some(last) => last + LAST.len(),
+            None => return Ok(false),
+        },
+    };
     let is_whole = read.len() >= whole;
     if is_whole {
         read.advance(whole);

@@ -102,11 +102,6 @@ impl Dialect {
         }
     }
 
-    /// Tells whether the connection is a WebSocket.
-    pub(crate) fn is_ws(self) -> bool {
-        matches!(self, Self::WebSocket | Self::Rival)
-    }
-
     /// What opens a WebSocket; the rest is sent once it is open.
     pub(crate) fn opens(self) -> Option<Vec<u8>> {
         match self {

@@ -22,6 +22,8 @@ const DIALECTS: [Dialect; 3] = [Dialect::WebSocket, Dialect::Sse, Dialect::Grpc]
 const TRIES: usize = 7;
 /// Time between two looks.
 const LOOK: Duration = Duration::from_micros(200);
+/// How long a node takes to listen, amply.
+const REST: Duration = Duration::from_secs(2);
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(70);
 /// Readers of each dialect that are told.
@@ -29,7 +31,7 @@ const TOLD: usize = 3;
 
 /// One run.
 pub(crate) async fn run(sheet: &mut Sheet) -> Result<()> {
-    let gateway = Plexus::start("up", "memory:", &[]).await;
+    let gateway = started().await?;
     let mut worst: f64 = 0.0;
     for dialect in DIALECTS {
         for resets in [false, true] {
@@ -49,6 +51,14 @@ pub(crate) async fn run(sheet: &mut Sheet) -> Result<()> {
 
 fn place(gateway: &Plexus, dialect: Dialect) -> Place {
     Place { dialect, address: gateway.address, node: "", topic: TOPIC }
+}
+
+/// Starts a gateway and makes its node, which opens files of its own.
+async fn started() -> Result<Plexus> {
+    let gateway = Plexus::start("up", "memory:", &[]).await;
+    drop(place(&gateway, Dialect::WebSocket).open().await?);
+    sleep(REST).await;
+    Ok(gateway)
 }
 
 /// Open files of a process: a connection is one, and is gone when the process closes it.
@@ -93,7 +103,7 @@ pub(crate) async fn frozen() -> Result<Vec<(&'static str, f64)>> {
     let mut all = JoinSet::new();
     for (name, dialect) in [("end.frozen.ws", Dialect::WebSocket), ("end.frozen.grpc", Dialect::Grpc)] {
         all.spawn(async move {
-            let gateway = Plexus::start("up", "memory:", &[]).await;
+            let gateway = started().await?;
             let before = settled(&gateway).await?;
             let started = Instant::now();
             let socket = place(&gateway, dialect).open().await?;

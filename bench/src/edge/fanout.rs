@@ -2,16 +2,15 @@
 //! library. The next message, or burst, goes when all have read the last.
 
 use super::{
-    ITS_CORE, OTHER_CORE,
     crowd::{Crowd, Place},
     dialect::Dialect,
     payload,
-    rival::{Aside, Server},
+    rival::Server,
 };
 use crate::{
     client::{self, Heard, Listener, Speaker},
     fleet::{Fleet, TOPIC},
-    proc::{self, Watch, micros},
+    proc::{Watch, micros},
     sheet::Sheet,
 };
 use anyhow::{Context, Result};
@@ -26,25 +25,14 @@ const WARM: usize = 3;
 const BURST: usize = 16;
 const NODE: &str = "n0";
 
-const DIALECTS: [Dialect; 6] = [
-    Dialect::WebSocket,
-    Dialect::Sse,
-    Dialect::Ndjson,
-    Dialect::Connect,
-    Dialect::GrpcWeb,
-    Dialect::Grpc,
-];
+const DIALECTS: [Dialect; 6] =
+    [Dialect::WebSocket, Dialect::Sse, Dialect::Ndjson, Dialect::Connect, Dialect::GrpcWeb, Dialect::Grpc];
 
 /// One run.
 pub(crate) async fn run(sheet: &mut Sheet) -> Result<()> {
-    let _aside = Aside::step()?;
-    let fleet = Fleet::apart(&[("TOKIO_WORKER_THREADS", "1")]).await;
+    let fleet = Fleet::apart(&[]).await;
     let spec = json!({ "listenAddresses": ["/ip4/127.0.0.1/tcp/0"], "topics": [{ "topic": TOPIC }] });
     fleet.grow(0, 1, &spec).await?;
-    for pid in [fleet.host(), fleet.redis.as_ref().context("there is Redis")?.pid()] {
-        proc::pin(pid, Some(OTHER_CORE))?;
-    }
-    proc::pin(fleet.gateway.pid(), Some(ITS_CORE))?;
     let mut first = [0.0; 2];
     for dialect in DIALECTS {
         let name = format!("fan.{}", dialect.name());
@@ -60,7 +48,7 @@ pub(crate) async fn run(sheet: &mut Sheet) -> Result<()> {
         }
     }
     drop(fleet);
-    if let Some(rival) = Server::centrifuge(Some(ITS_CORE)).await? {
+    if let Some(rival) = Server::centrifuge().await? {
         let costs = rivals(rival).await?;
         sheet.baseline("fan.ws.one", costs[0]);
         sheet.baseline("fan.ws.burst", costs[1]);
@@ -71,7 +59,8 @@ pub(crate) async fn run(sheet: &mut Sheet) -> Result<()> {
 /// CPU-µs of the gateway per delivery: one at a time, and in bursts.
 async fn ours(fleet: &Fleet, dialect: Dialect) -> Result<[f64; 2]> {
     let address = fleet.gateway.address;
-    let mut crowd = Crowd::gather(Place { dialect, address, node: NODE, topic: TOPIC }, READERS, None).await?;
+    let mut crowd =
+        Crowd::gather(Place { dialect, address, node: NODE, topic: TOPIC }, READERS, None).await?;
     let mut session = client::session(address).await?;
     let mut costs = [0.0; 2];
     for (cost, burst) in costs.iter_mut().zip([1, BURST]) {

@@ -3,18 +3,17 @@
 //! connects. How long a frozen client stays (row 15) takes as long, so it is measured meanwhile.
 
 use super::{
-    ITS_CORE, OTHER_CORE,
     crowd::{Crowd, Place},
     dialect::Dialect,
     ends,
-    rival::{Aside, Server},
+    rival::Server,
 };
 use crate::{
     fleet::{Fleet, TOPIC},
     proc::{self, rss},
     sheet::Sheet,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -35,21 +34,16 @@ const GLANCE: Duration = Duration::from_secs(3);
 
 /// One run.
 pub(crate) async fn run(sheet: &mut Sheet) -> Result<()> {
-    let _aside = Aside::step()?;
     let files = usize::try_from(proc::files()).unwrap_or(usize::MAX).saturating_sub(FILES);
     let (readers, rivals) = (READERS.min(files * 2 / 3), RIVALS.min(files / 3));
-    let fleet = Fleet::apart(&[("TOKIO_WORKER_THREADS", "1")]).await;
+    let fleet = Fleet::apart(&[]).await;
     let spec = json!({ "listenAddresses": ["/ip4/127.0.0.1/tcp/0"], "topics": [{ "topic": TOPIC }] });
     fleet.grow(0, 1, &spec).await?;
-    for pid in [fleet.host(), fleet.redis.as_ref().context("there is Redis")?.pid()] {
-        proc::pin(pid, Some(OTHER_CORE))?;
-    }
     let pid = fleet.gateway.pid();
-    proc::pin(pid, Some(ITS_CORE))?;
     let address = fleet.gateway.address;
     let place = Place { dialect: Dialect::WebSocket, address, node: "n0", topic: TOPIC };
     let mut ours = Herd::begin(place, pid).await?;
-    let rival = Server::centrifuge(Some(ITS_CORE)).await?;
+    let rival = Server::centrifuge().await?;
     let mut theirs = match &rival {
         None => None,
         Some(rival) => {

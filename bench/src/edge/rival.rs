@@ -35,13 +35,9 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts the centrifuge library; `None`: it is not built.
-    pub(crate) async fn centrifuge(core: Option<usize>) -> Result<Option<Self>> {
+    pub(crate) async fn centrifuge() -> Result<Option<Self>> {
         let Some(path) = built("centrifuge") else { return Ok(None) };
-        let mut command = Command::new(path);
-        if core.is_some() {
-            command.env("GOMAXPROCS", "1");
-        }
-        Self::start(command, core).await.map(Some)
+        Self::start(Command::new(path), None).await.map(Some)
     }
 
     /// Starts a server of this same binary.

@@ -8,13 +8,13 @@ use super::{
     desc::Error,
     flood::slow::Slow,
     guard::{self, Measured},
-    limits, problem,
+    limits, native, problem,
     reference::{Answer, Reference},
     rest::{self, Rest},
     trunk::Trunk,
     websocket,
 };
-use crate::{error, metrics::Dialect};
+use crate::{error, frame::TakesFrames, metrics::Dialect};
 use axum::body::Body;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
@@ -200,8 +200,9 @@ impl Desk {
         };
         let limit = trunk.limits().message_bytes_max;
         guard::patiently(request, |request| async move {
-            let request = request.map(|body| Body::new(Measured::new(body, limit, &method)));
-            trunk.serve(Dialect::Grpc, Some(&method), asked, request).await
+            let mut request = request.map(|body| Body::new(Measured::new(body, limit, &method)));
+            request.extensions_mut().insert(TakesFrames { ids: false });
+            native::answer(trunk.serve(Dialect::Grpc, Some(&method), asked, request).await)
         })
         .await
     }

@@ -4,7 +4,8 @@
 use super::{
     desc::{Kind, Method},
     guard, json, limits,
-    trunk::{Answer, Call, Input, Reply, Trunk},
+    reply::{Answer, Reply},
+    trunk::{Call, Input, Trunk},
 };
 use crate::{error, metrics::Dialect};
 use axum::body::Body;
@@ -205,7 +206,7 @@ async fn next(
             let more = written.is_ok().then_some(reply);
             Some((written, more))
         }
-        None => match reply.finish().await {
+        None => match reply.outcome() {
             (Ok(()), _) => None,
             (Err(status), trailers) => Some((Err(up(&status).with_trailers(trailers)), None)),
         },

@@ -1,7 +1,7 @@
 //! Headers that mean the same for every method, because the contract gives the fields behind them one
 //! name everywhere: keys of repeats, entity tags, cursors of streams.
 
-use super::{bind, body::single, desc::Method, negotiate, trunk::Answer};
+use super::{bind, body::single, desc::Method, negotiate, reply::Answer};
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use plexus_proto::{reason::Reason, v1};

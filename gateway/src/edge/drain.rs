@@ -7,9 +7,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,6 +28,8 @@ pub(crate) struct Drain {
     pub(crate) window: Duration,
     /// Connections, sessions and whatever else must end before the gateway does.
     pub(crate) tasks: TaskTracker,
+    /// Whether it began: `stop` says it to who waits, this to who looks.
+    going: Arc<AtomicBool>,
     open: Arc<AtomicUsize>,
 }
 
@@ -39,8 +41,16 @@ impl Drain {
             cut: CancellationToken::new(),
             window,
             tasks: TaskTracker::new(),
+            going: Arc::default(),
             open: Arc::default(),
         }
+    }
+
+    /// Begins.
+    pub(crate) fn begin(&self) {
+        self.going.store(true, Ordering::Release);
+        self.stop.cancel();
+        self.tasks.close();
     }
 
     /// Counts one stream or session until it is dropped.
@@ -57,7 +67,8 @@ impl Drain {
                 tokio::time::sleep(spread.min(window / 2).mul_f64(share)).await;
             }
         };
-        Leave { wait: Box::pin(wait.fuse()), open: self.open.clone() }
+        let (going, open) = (self.going.clone(), self.open.clone());
+        Leave { wait: Box::pin(wait.fuse()), waker: None, going, open }
     }
 
     /// Says to a client that this gateway goes away, and when to come back.
@@ -70,6 +81,9 @@ impl Drain {
 /// Ready when its holder must end. Once ready it stays silent.
 pub(crate) struct Leave {
     wait: Pin<Box<dyn futures::future::FusedFuture<Output = ()> + Send>>,
+    /// Who is woken when it is ready.
+    waker: Option<Waker>,
+    going: Arc<AtomicBool>,
     open: Arc<AtomicUsize>,
 }
 
@@ -77,6 +91,12 @@ impl Future for Leave {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        // Looked at for every message of a stream, where the token would lock what all streams share.
+        let waits = self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if waits && !self.going.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        self.waker = Some(context.waker().clone());
         self.wait.as_mut().poll(context)
     }
 }

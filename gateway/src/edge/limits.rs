@@ -18,6 +18,7 @@ use http_body::Frame;
 use pin_project_lite::pin_project;
 use plexus_proto::{reason::Reason, v1};
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc,
@@ -122,7 +123,7 @@ pin_project! {
 /// Counts a stream while it is open and how it ended.
 pub(crate) struct Tally {
     /// Where to.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// How the client speaks.
     pub(crate) dialect: Dialect,
     /// The method.
@@ -194,6 +195,21 @@ impl Bounded {
             ended: false,
             tally,
         }
+    }
+}
+
+/// A body that never says anything.
+pub(crate) struct Silent;
+
+impl http_body::Body for Silent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
     }
 }
 

@@ -187,8 +187,7 @@ where
     /// Ends streams and sessions, waits for what is open, and cuts what is left after the window.
     async fn close(self) {
         drop(self.doors);
-        self.drain.stop.cancel();
-        self.drain.tasks.close();
+        self.drain.begin();
         let finish = async { tokio::join!(self.graceful.shutdown(), self.drain.tasks.wait()) };
         if tokio::time::timeout(self.drain.window, finish).await.is_err() {
             tracing::warn!(

@@ -4,8 +4,10 @@
 //! - [`listener`] accepts connections, [`opening`] reads what comes before HTTP: a word of [`forwarders`],
 //!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`drain`] ends them
 //! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds, [`flood`] what is none
-//! - [`trunk`] is the one way into the services, [`desc`] what they are, [`reflection`] tells it to clients
-//! - [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`] streams as text
+//! - [`trunk`] is the one way into the services, [`mod@reply`] what comes back; [`desc`] what they are,
+//!   [`reflection`] tells it to clients
+//! - [`native`] shared answers of gRPC; [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`]
+//!   streams as text
 //! - [`rest`] paths: [`route`] finds the method; [`bind`], [`body`] and [`convention`] fill its fields from
 //!   path and query, body and headers; [`negotiate`] and [`compress`] choose the form of the answer
 //! - [`json`] and [`problem`] what they write; [`openapi`], [`asyncapi`] and [`schema`] what they are,
@@ -28,12 +30,14 @@ mod guard;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod listener;
+mod native;
 mod negotiate;
 mod openapi;
 mod opening;
 pub(crate) mod problem;
 mod reference;
 mod reflection;
+mod reply;
 mod rest;
 mod route;
 mod schema;

@@ -5,7 +5,8 @@
 use super::{
     desc::Method,
     json, problem,
-    trunk::{Answer, Reply, Trunk},
+    reply::{Answer, Reply},
+    trunk::Trunk,
 };
 use crate::error;
 use axum::body::Body;
@@ -76,8 +77,10 @@ pub(crate) fn response(
     method: Arc<Method>,
     form: Form,
     headers: HeaderMap,
-    reply: Reply,
+    mut reply: Reply,
 ) -> Response<Body> {
+    // Metadata is not told, and need not be kept.
+    drop(reply.headers());
     let silence = trunk.limits().heartbeat_interval;
     let mut writer = Writer { trunk, method, form, silence, headers, said_end: false, out: Vec::new() };
     if form == Form::Sse {
@@ -106,7 +109,7 @@ impl Writer {
         };
         loop {
             let Some(some) = answer else {
-                let outcome = reply.finish().await.0;
+                let outcome = reply.outcome().0;
                 self.end(outcome.err().map(|s| error::from_status(&s)));
                 return None;
             };

@@ -6,24 +6,23 @@ use super::{
     auth::{self, Auth, gate},
     desc::{Method, Registry},
     drain::Drain,
-    guard, json,
-    limits::{self, Bounded, Tally, Trailers, Trailing, Verdict},
+    guard,
+    limits::{self, Bounded, Silent, Tally, Trailers, Trailing, Verdict},
+    reply::Reply,
 };
 use crate::{
     caller::{Caller, Deadline},
     config::Limits,
     error,
-    frame::{Delivery, Frames, Shared, TakesFrames},
+    frame::{Shared, TakesFrames},
     metrics::{ByDialect, Dialect, Metrics},
 };
 use axum::body::Body;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{Full, StreamBody};
 use plexus_bus::Trace;
-use plexus_proto::{reason::Reason, v1};
-use prost_reflect::MessageDescriptor;
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -67,7 +66,7 @@ struct Parts {
     auth: Auth,
     limits: Limits,
     drain: Drain,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 /// A call as a dialect makes it.
@@ -105,7 +104,7 @@ impl Trunk {
         metrics: Metrics,
     ) -> Self {
         let services = services.prepare().into_axum_router();
-        Self { services, shared: Arc::new(Parts { registry, auth, limits, drain, metrics }) }
+        Self { services, shared: Arc::new(Parts { registry, auth, limits, drain, metrics: metrics.into() }) }
     }
 
     /// What is served.
@@ -210,8 +209,12 @@ impl Trunk {
             response.extensions_mut().insert(verdict.clone());
             let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
             let drain = &self.shared.drain;
-            return response
-                .map(|body| Body::new(Bounded::new(body, (at, ends), watched, drain, trailers, tally)));
+            // A body that others stand in for says nothing, and need not keep the buffers that it would use.
+            let silent = response.extensions().get::<Shared>().is_some();
+            return response.map(|body| {
+                let body = if silent { Body::new(Silent) } else { body };
+                Body::new(Bounded::new(body, (at, ends), watched, drain, trailers, tally))
+            });
         }
         Tally::done(metrics, dialect, name.to_owned(), code);
         metrics.call_seconds.get_or_create(&ByDialect { dialect }).observe(began.elapsed().as_secs_f64());
@@ -258,179 +261,6 @@ pub(crate) fn prefixed(message: &[u8]) -> Bytes {
     out.put_u32(message.len() as u32);
     out.put_slice(message);
     out.freeze()
-}
-
-/// One answer: the reader's own, or one that all readers share.
-pub(crate) enum Answer {
-    /// Made for this call.
-    Own(Bytes),
-    /// Shared with others.
-    Shared(Delivery),
-}
-
-impl Answer {
-    /// Where the reader goes on after it.
-    pub(crate) fn id(&self) -> Option<&str> {
-        match self {
-            Self::Own(_) => None,
-            Self::Shared(delivery) => delivery.id(),
-        }
-    }
-
-    /// The encoded answer.
-    pub(crate) fn proto(&self) -> Bytes {
-        match self {
-            Self::Own(proto) => proto.clone(),
-            Self::Shared(delivery) => delivery.frame.proto().clone(),
-        }
-    }
-
-    /// The answer as JSON, made once for all who share it.
-    pub(crate) fn json(&self, output: &MessageDescriptor) -> Result<Bytes, Box<v1::Error>> {
-        match self {
-            Self::Own(proto) => json::from_proto(output, proto),
-            Self::Shared(delivery) => delivery.frame.json(output, json::from_proto),
-        }
-    }
-}
-
-/// The answers of a call, then its outcome.
-pub(crate) struct Reply {
-    /// Leading metadata.
-    headers: HeaderMap,
-    extensions: Extensions,
-    body: Body,
-    shared: Option<Frames>,
-    buffer: Bytes,
-    outcome: Option<(Status, HeaderMap)>,
-}
-
-impl Reply {
-    fn new(response: Response<Body>) -> Self {
-        let (parts, body) = response.into_parts();
-        let shared = parts.extensions.get::<Shared>().and_then(Shared::take);
-        let refused = Status::from_header_map(&parts.headers).filter(|s| s.code() != Code::Ok);
-        let (headers, outcome) = match refused {
-            Some(mut status) => {
-                let trailers = metadata(std::mem::take(status.metadata_mut()).into_headers());
-                (HeaderMap::new(), Some((status, trailers)))
-            }
-            None => (parts.headers, None),
-        };
-        Self { headers, extensions: parts.extensions, body, shared, buffer: Bytes::new(), outcome }
-    }
-
-    /// Tells whether the call failed before any answer.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.outcome.is_some()
-    }
-
-    /// Takes the leading metadata.
-    pub(crate) fn headers(&mut self) -> HeaderMap {
-        metadata(std::mem::take(&mut self.headers))
-    }
-
-    /// The trailing metadata as far as it is known before the end.
-    pub(crate) fn trailers(&self) -> HeaderMap {
-        self.extensions.get::<Trailers>().map(|t| t.0.clone()).unwrap_or_default()
-    }
-
-    /// Waits for the next answer; `None` is the end, and [`Reply::finish`] says which. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<Answer> {
-        while self.outcome.is_none() {
-            if let Some(message) = self.buffered() {
-                return Some(Answer::Own(message));
-            }
-            let frame = match &mut self.shared {
-                // Frames have no end of their own to say why: the silent body says it.
-                Some(frames) => tokio::select! {
-                    frame = frames.next() => match frame {
-                        Some(Ok(delivery)) => return Some(Answer::Shared(delivery)),
-                        Some(Err(error)) => {
-                            self.end(error::status(&error), HeaderMap::new());
-                            break;
-                        }
-                        None => {
-                            self.end(Status::ok(""), self.trailers());
-                            break;
-                        }
-                    },
-                    frame = self.body.frame() => frame,
-                },
-                None => self.body.frame().await,
-            };
-            self.take(frame);
-        }
-        None
-    }
-
-    /// Waits for the outcome and the trailing metadata, skipping answers that are left.
-    pub(crate) async fn finish(mut self) -> (Result<(), Status>, HeaderMap) {
-        while self.next().await.is_some() {}
-        match self.outcome {
-            Some((status, trailers)) if status.code() == Code::Ok => (Ok(()), trailers),
-            Some((status, trailers)) => (Err(status), trailers),
-            None => (Ok(()), HeaderMap::new()),
-        }
-    }
-
-    /// Waits for the only answer of a unary call.
-    pub(crate) async fn only(mut self) -> Result<(Answer, HeaderMap), (Status, HeaderMap)> {
-        let answer = self.next().await;
-        let more = answer.is_some() && self.next().await.is_some();
-        let (outcome, trailers) = self.finish().await;
-        match (outcome, answer) {
-            (Err(status), _) => Err((status, trailers)),
-            (Ok(()), Some(answer)) if !more => Ok((answer, trailers)),
-            (Ok(()), _) => {
-                let error = v1::Error::new(Reason::Internal, "the call gave not exactly one answer");
-                Err((error::status(&error), trailers))
-            }
-        }
-    }
-
-    /// Shared answers ended; the silent body cannot know how.
-    fn end(&mut self, status: Status, trailers: HeaderMap) {
-        if let Some(verdict) = self.extensions.get::<Verdict>() {
-            verdict.set(status.code());
-        }
-        self.outcome = Some((status, trailers));
-    }
-
-    fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, axum::Error>>) {
-        let broken = |status: Status| Some((status, HeaderMap::new()));
-        match frame {
-            None => {
-                self.outcome = broken(error::status(&v1::Error::new(
-                    Reason::Internal,
-                    "the answer ended without an outcome",
-                )))
-            }
-            Some(Err(e)) => self.outcome = broken(Status::from_error(e.into_inner())),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if self.buffer.is_empty() => self.buffer = data,
-                Ok(data) => self.buffer = [&self.buffer[..], &data[..]].concat().into(),
-                Err(frame) => {
-                    let mut trailers = frame.into_trailers().unwrap_or_default();
-                    let mut status = Status::from_header_map(&trailers)
-                        .unwrap_or_else(|| Status::unknown("the answer has no outcome"));
-                    status.metadata_mut().clear();
-                    trailers = metadata(trailers);
-                    self.outcome = Some((status, trailers));
-                }
-            },
-        }
-    }
-
-    fn buffered(&mut self) -> Option<Bytes> {
-        let [_, len @ ..] = *self.buffer.first_chunk::<5>()?;
-        let len = u32::from_be_bytes(len) as usize;
-        if self.buffer.len() < 5 + len {
-            return None;
-        }
-        self.buffer.advance(5);
-        Some(self.buffer.split_to(len))
-    }
 }
 
 /// Requests that come as a stream.

@@ -6,21 +6,28 @@ use super::{
         bind,
         desc::{Kind, Method},
         json,
-        trunk::{Call, Input, Reply, Trunk},
+        reply::{Answer, Reply},
+        trunk::{Call, Input, Trunk},
     },
     failure,
     form::{Begin, Form},
 };
 use crate::metrics::Dialect;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, future::BoxFuture};
 use http::{Extensions, HeaderMap, HeaderValue};
 use plexus_proto::{reason::Reason, v1};
 use prost::Message as _;
 use prost_reflect::DynamicMessage;
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 
 /// Requests of a client-streaming call that may wait for its handler; more are refused.
@@ -134,70 +141,101 @@ impl Prepared {
         self.method.clone()
     }
 
-    /// Runs the call. Dropping the stream cancels it.
-    pub(super) fn run(self, trunk: Trunk) -> impl Stream<Item = Happening> + Send {
-        let headers = self.call.headers.clone();
-        let run = Run { trunk, form: self.form, method: self.method, headers, credit: self.credit };
-        stream::unfold(Step::Begin(Box::new(run), Box::new(self.call)), |step| async move {
-            match step {
-                Step::Begin(run, call) => Some(run.begin(*call).await),
-                Step::Open(run, reply) => Some(run.go_on(reply).await),
-                Step::Over => None,
-            }
-        })
-        .boxed()
+    /// Runs the call. Dropping it cancels the call.
+    pub(super) fn run(self, trunk: Trunk) -> Running {
+        let (headers, credit) = (self.call.headers.clone(), self.credit.map(PollSemaphore::new));
+        let begin = async move { trunk.call(self.call).await }.boxed();
+        Running { form: self.form, method: self.method, headers, credit, step: Step::Begin(begin) }
     }
 }
 
-enum Step {
-    Begin(Box<Run>, Box<Call>),
-    Open(Box<Run>, Box<Reply>),
-    Over,
-}
-
-struct Run {
-    trunk: Trunk,
+/// A call that runs: a stream of what happens to it. Polled by hand, as a reader of a busy topic comes by
+/// here for every message.
+pub(super) struct Running {
     form: Form,
     method: Arc<Method>,
     headers: HeaderMap,
-    credit: Option<Arc<Semaphore>>,
+    credit: Option<PollSemaphore>,
+    step: Step,
 }
 
-impl Run {
-    async fn begin(self: Box<Self>, call: Call) -> (Happening, Step) {
-        let reply = self.trunk.call(call).await;
-        if self.method.kind.streams() {
-            return self.go_on(Box::new(reply)).await;
-        }
-        let happening = match reply.only().await {
-            Ok((answer, _)) => self.answer(&answer, self.method.kind == Kind::Unary),
-            Err((status, _)) => Happening::Failed(Box::new(failure(&status, &self.headers))),
-        };
-        (happening, Step::Over)
-    }
+enum Step {
+    /// The trunk is asked.
+    Begin(BoxFuture<'static, Reply>),
+    /// The only answer of a unary call is waited for.
+    Only(BoxFuture<'static, Result<Answer, Status>>),
+    /// Answers come. One that is there may wait for credit.
+    Open(Box<Reply>, Option<Answer>),
+    Over,
+}
 
-    async fn go_on(self: Box<Self>, mut reply: Box<Reply>) -> (Happening, Step) {
-        if let Some(answer) = reply.next().await {
-            // Only events cost credit: the end of a call comes without.
-            if let Some(credit) = &self.credit
-                // Fails only once closed, and it never is.
-                && let Ok(permit) = credit.acquire().await
-            {
-                permit.forget();
+impl Stream for Running {
+    type Item = Happening;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Happening>> {
+        let me = &mut *self;
+        loop {
+            match &mut me.step {
+                Step::Begin(begin) => {
+                    let mut reply = ready!(begin.poll_unpin(context));
+                    // Metadata is not told, and need not be kept.
+                    drop(reply.headers());
+                    me.step = if me.method.kind.streams() {
+                        Step::Open(Box::new(reply), None)
+                    } else {
+                        let only = async { reply.only().await.map(|(a, _)| a).map_err(|(s, _)| s) };
+                        Step::Only(only.boxed())
+                    };
+                }
+                Step::Only(only) => {
+                    let answer = ready!(only.poll_unpin(context));
+                    me.step = Step::Over;
+                    return Poll::Ready(Some(match answer {
+                        Ok(answer) => me.answer(&answer, me.method.kind == Kind::Unary),
+                        Err(status) => Happening::Failed(Box::new(failure(&status, &me.headers))),
+                    }));
+                }
+                Step::Open(reply, held) => {
+                    if held.is_none() {
+                        *held = ready!(reply.poll_next(context));
+                    }
+                    let Some(answer) = held.take() else { return Poll::Ready(Some(me.end())) };
+                    // Only events cost credit: the end of a call comes without.
+                    if let Some(credit) = &mut me.credit {
+                        match credit.poll_acquire(context) {
+                            // None once closed, and it never is.
+                            Poll::Ready(permit) => permit.into_iter().for_each(|permit| permit.forget()),
+                            Poll::Pending => {
+                                *held = Some(answer);
+                                return Poll::Pending;
+                            }
+                        }
+                    }
+                    let happening = me.answer(&answer, false);
+                    if matches!(happening, Happening::Failed(_)) {
+                        me.step = Step::Over;
+                    }
+                    return Poll::Ready(Some(happening));
+                }
+                Step::Over => return Poll::Ready(None),
             }
-            return match self.answer(&answer, false) {
-                failed @ Happening::Failed(_) => (failed, Step::Over),
-                answer => (answer, Step::Open(self, reply)),
-            };
         }
-        let happening = match reply.finish().await.0 {
+    }
+}
+
+impl Running {
+    /// How it ended, once there is no answer left.
+    fn end(&mut self) -> Happening {
+        let Step::Open(reply, _) = std::mem::replace(&mut self.step, Step::Over) else {
+            return Happening::End;
+        };
+        match reply.outcome().0 {
             Ok(()) => Happening::End,
             Err(status) => Happening::Failed(Box::new(failure(&status, &self.headers))),
-        };
-        (happening, Step::Over)
+        }
     }
 
-    fn answer(&self, answer: &super::super::trunk::Answer, only: bool) -> Happening {
+    fn answer(&self, answer: &Answer, only: bool) -> Happening {
         match self.form {
             Form::Proto => Happening::Answer(answer.proto(), only),
             Form::Json => match answer.json(&self.method.output) {

@@ -1,6 +1,8 @@
 //! One socket, many calls. The loop owns the socket, the open calls and what waits to be written;
 //! nobody else touches them. It reads only while there is room to answer, and takes answers only while
-//! there is room to write, so a slow client slows itself alone.
+//! there is room to write, so a slow client slows itself alone. [`farewell`] is its end.
+
+mod farewell;
 
 use super::{
     super::{
@@ -10,6 +12,7 @@ use super::{
         trunk::Trunk,
     },
     call::{self, Happening},
+    calls::Calls,
     form::{Begin, Form, Frame},
     socket::Socket,
     traced,
@@ -17,8 +20,8 @@ use super::{
 use crate::{caller::Caller, error};
 use bytes::Bytes;
 use futures::{
-    Sink, SinkExt, Stream, StreamExt,
-    stream::{AbortHandle, BoxStream, SelectAll, abortable},
+    Sink, Stream, StreamExt,
+    stream::{AbortHandle, abortable},
 };
 use http::{Extensions, HeaderMap};
 use plexus_proto::{
@@ -34,14 +37,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     sync::{Semaphore, mpsc},
-    time::{Instant, Interval, MissedTickBehavior},
+    time::{Instant, Sleep},
 };
 use tokio_tungstenite::tungstenite::{
-    Error, Message, Utf8Bytes,
-    error::ProtocolError,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+    Error, Message, error::ProtocolError, protocol::frame::coding::CloseCode,
 };
 use tonic::Status;
 
@@ -50,12 +50,6 @@ const BATCH: usize = 64;
 
 /// How long a session may take to show credentials.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a close may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes of a frame too large that are read and dropped, so that its sender hears why.
-const HEAR_OUT_BYTES: usize = 4 << 20;
 
 /// Credit that a call may hold at most.
 const CREDIT_MAX: usize = 1 << 20;
@@ -83,15 +77,16 @@ pub(super) struct EventLoop {
     /// Whether the socket holds bytes that were not flushed.
     unflushed: bool,
     /// What happens to the open calls.
-    calls: SelectAll<BoxStream<'static, (u32, Happening)>>,
+    calls: Calls,
     /// The open calls, `session_calls_max` at most.
     open: HashMap<u32, Open>,
     /// Whether frames are given back as they came instead of being read.
     echo: bool,
     /// Ready when this gateway goes away.
     leave: Leave,
-    /// Beats to look for silence.
-    clock: Interval,
+    /// When to look next whether the client is there and its credentials hold. One timer, which is moved
+    /// only when it runs out.
+    look: Pin<Box<Sleep>>,
     /// When it has to be known at the latest who the caller is.
     known_by: Instant,
     /// When the client was last heard.
@@ -140,16 +135,16 @@ impl EventLoop {
         mut extensions: Extensions,
         socket: Socket,
         echo: bool,
-    ) -> Self {
+    ) -> Box<Self> {
         let session: Arc<str> = uuid::Uuid::now_v7().simple().to_string().into();
         if let Some(caller) = extensions.get_mut::<Caller>() {
             *caller = caller.within(&session);
         }
         let watch = trunk.auth().watch().map(Box::new);
-        let mut clock = tokio::time::interval(trunk.limits().session_pong_timeout / 2);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leave = trunk.drain().enter();
-        Self {
+        let now = Instant::now();
+        let look = Box::pin(tokio::time::sleep_until(now));
+        let mut session = Box::new(Self {
             trunk,
             form,
             headers,
@@ -160,20 +155,22 @@ impl EventLoop {
             out: VecDeque::new(),
             out_bytes: 0,
             unflushed: false,
-            calls: SelectAll::new(),
+            calls: Calls::default(),
             open: HashMap::new(),
             echo,
             leave,
-            clock,
-            known_by: Instant::now() + AUTH_TIMEOUT,
-            heard: Instant::now(),
+            look,
+            known_by: now + AUTH_TIMEOUT,
+            heard: now,
             pinged: None,
             pings: 0,
-        }
+        });
+        session.look_again();
+        session
     }
 
     /// Serves until the client or the gateway goes.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let end = loop {
             let input = self.next().await;
             if let Err(end) = self.apply(input) {
@@ -200,7 +197,7 @@ impl EventLoop {
         }
         loop {
             let takes = self.out.len() < BATCH && self.has_room();
-            if takes && let Poll::Ready(Some((id, happening))) = self.calls.poll_next_unpin(context) {
+            if takes && let Poll::Ready((id, happening)) = self.calls.poll_next(context) {
                 return Poll::Ready(Input::Happened(id, happening));
             }
             if let Poll::Ready(Err(error)) = self.poll_write(context) {
@@ -214,7 +211,7 @@ impl EventLoop {
                     Poll::Pending => {}
                 }
             }
-            if self.clock.poll_tick(context).is_ready() {
+            if self.look.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Input::Tick);
             }
             // Calls that were passed over are looked at once what waited is written; a socket that takes
@@ -262,7 +259,10 @@ impl EventLoop {
         match input {
             Input::Happened(id, happening) => self.happened(id, happening),
             Input::Frame(message) => return self.frame(message),
-            Input::Tick => return self.tick(),
+            Input::Tick => {
+                self.tick()?;
+                self.look_again();
+            }
             Input::Withdrawn(error) => return Err(closing(*error)),
             Input::Leave => return Err(closing(Drain::error())),
             Input::Lost(Some(Error::Capacity(_))) => {
@@ -316,6 +316,22 @@ impl EventLoop {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Sets the timer to the next moment at which there may be something to do.
+    fn look_again(&mut self) {
+        let limits = self.trunk.limits();
+        let silence = match self.pinged {
+            Some(at) => at + limits.session_pong_timeout,
+            None => self.heard + limits.session_ping_interval,
+        };
+        let caller = match self.extensions.get::<Caller>() {
+            None => Some(self.known_by),
+            Some(caller) => caller.expires_at.and_then(|at| {
+                Instant::now().checked_add(at.duration_since(SystemTime::now()).unwrap_or_default())
+            }),
+        };
+        self.look.as_mut().reset(caller.map_or(silence, |at| at.min(silence)));
     }
 
     fn frame(&mut self, message: Message) -> Result<(), End> {
@@ -439,61 +455,8 @@ impl EventLoop {
             self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
         self.say(message);
         self.extensions.insert(caller);
+        self.look_again();
         Ok(())
-    }
-
-    /// Says why, closes the WebSocket with the same code, and waits shortly for the client's close.
-    async fn close(mut self, end: End) {
-        let (error, code) = match end {
-            End::Gone => return,
-            End::Left => {
-                // The answer to a close is written while reading on.
-                let farewell = async { while let Some(Ok(_)) = self.socket.next().await {} };
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
-                return;
-            }
-            End::Broken(code) => return self.part(CloseFrame { code, reason: Utf8Bytes::default() }).await,
-            End::Close(error, code) => (error, code),
-        };
-        let wait = error.retry_after.as_ref().and_then(|d| Duration::try_from(*d).ok()).unwrap_or_default();
-        let close = session_frame::Close {
-            code: code.into(),
-            reason: error.reason.clone(),
-            message: error.message.clone(),
-            retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-            ..session_frame::Close::default()
-        };
-        let kind = Some(session_frame::Kind::Close(close));
-        let message =
-            self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
-        self.say(message);
-        self.part(CloseFrame { code: CloseCode::from(code), reason: error.reason.into() }).await;
-    }
-
-    /// Writes what waits and the close, and waits for the client's.
-    async fn part(mut self, close: CloseFrame) {
-        let farewell = async {
-            poll_fn(|context| self.poll_write(context)).await?;
-            self.socket.send(Message::Close(Some(close))).await?;
-            while let Some(Ok(_)) = self.socket.next().await {}
-            self.hear_out().await;
-            Ok::<_, Error>(())
-        };
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
-    }
-
-    /// Takes what is still on its way: a socket closed with unread bytes is reset, and a reset overtakes
-    /// the close frame. After a frame too large tungstenite reads no more, so this reads beneath it.
-    async fn hear_out(&mut self) {
-        let (io, mut rest) = (self.socket.get_mut(), vec![0; 4 << 10]);
-        let _ = io.shutdown().await;
-        let mut left = HEAR_OUT_BYTES;
-        while let Ok(n @ 1..) = io.read(&mut rest).await {
-            left = left.saturating_sub(n);
-            if left == 0 {
-                return;
-            }
-        }
     }
 }
 

@@ -4,34 +4,29 @@
 //! - [`handshake`] the upgrade, over HTTP/1.1 and HTTP/2 (RFC 6455, RFC 8441)
 //! - [`socket`] the connection taken out of hyper
 //! - [`form`] frames in both forms
-//! - [`call`] one call of a session as a stream of answers
-//! - [`event_loop`] one socket, many calls
+//! - [`call`] one call of a session as a stream of answers, [`calls`] all that are open
+//! - [`event_loop`] one socket, many calls, and its end
 
 mod call;
+mod calls;
 mod event_loop;
 mod form;
 mod handshake;
 mod socket;
 
-use super::trunk::{Trunk, metadata};
+use super::trunk::Trunk;
 use crate::error;
 use axum::body::Body;
 use event_loop::EventLoop;
 use form::Form;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 
 /// The path of sessions.
 pub(crate) const PATH: &str = "/v1/ws";
 
-/// Headers of the handshake, which are no metadata of a session's calls.
-const HANDSHAKE: [&str; 6] = [
-    "sec-websocket-key",
-    "sec-websocket-version",
-    "sec-websocket-extensions",
-    "sec-websocket-protocol",
-    "origin",
-    "cookie",
-];
+/// Headers of the handshake that are metadata of the session's calls. The rest is let go: a session stays.
+const METADATA: [HeaderName; 2] =
+    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
 
 /// Answers the handshake and leaves the session to a task of the drain. One that is an `echo` gives
 /// frames back as they came.
@@ -41,8 +36,8 @@ pub(crate) fn open(trunk: &Trunk, echo: bool, mut request: Request<Body>) -> Res
         Err(refusal) => return refusal.response(),
     };
     let (parts, _) = request.into_parts();
-    let mut headers = metadata(parts.headers);
-    HANDSHAKE.iter().for_each(|name| drop(headers.remove(*name)));
+    let of = |name: HeaderName| parts.headers.get(&name).map(|value| (name, value.clone()));
+    let headers: HeaderMap = METADATA.into_iter().filter_map(of).collect();
     let (trunk, form) = (trunk.clone(), Form::of(protocol));
     let tasks = trunk.drain().tasks.clone();
     let cut = trunk.drain().cut.clone();
