@@ -55,6 +55,8 @@ async fn serve() -> Result<()> {
         services: vec![TopicServiceServer::<AtOnce>::NAME],
         descriptors: Vec::new(),
         healthy: Arc::new(|| true),
+        bus: None,
+        open: Vec::new(),
         echo: false,
     };
     let edge = Edge::bind(&config, served, Metrics::default()).await?;

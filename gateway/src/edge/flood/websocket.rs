@@ -81,6 +81,11 @@ impl Frames {
         self.allowance.wrote(bytes);
     }
 
+    /// Tells whether the client is in the middle of a message.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Tells whether the client has begun a message that does not come. Asked so seldom that who would be
     /// late before the next time is late already.
     pub(crate) fn is_late(&self, now: Instant, limits: &Limits, seldom: Duration) -> bool {

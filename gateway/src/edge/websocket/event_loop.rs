@@ -17,7 +17,7 @@ use super::{
     socket::Socket,
     traced,
 };
-use crate::{caller::Caller, error};
+use crate::{caller::Caller, config::Limits, error};
 use bytes::Bytes;
 use futures::{
     Sink, Stream, StreamExt,
@@ -208,7 +208,7 @@ impl EventLoop {
                     Poll::Ready(Some(Ok(message))) => return Poll::Ready(Input::Frame(message)),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Input::Lost(Some(error))),
                     Poll::Ready(None) => return Poll::Ready(Input::Lost(None)),
-                    Poll::Pending => {}
+                    Poll::Pending => self.hurry(),
                 }
             }
             if self.look.as_mut().poll(context).is_ready() {
@@ -299,7 +299,7 @@ impl EventLoop {
             Some(caller) if caller.is_expired(SystemTime::now()) => return Err(closing(auth::expired())),
             _ => {}
         }
-        if self.socket.get_ref().is_late(limits, self.clock.period()) {
+        if self.socket.get_ref().is_late(limits, seldom(limits)) {
             let text = format!("a message was begun and did not come within {:?}", limits.body_timeout);
             return Err(closing(v1::Error::new(Reason::DeadlineExceeded, text)));
         }
@@ -332,6 +332,17 @@ impl EventLoop {
             }),
         };
         self.look.as_mut().reset(caller.map_or(silence, |at| at.min(silence)));
+        self.hurry();
+    }
+
+    /// Looks sooner while the client is in the middle of a message.
+    fn hurry(&mut self) {
+        if self.socket.get_ref().is_amid() {
+            let soon = Instant::now() + seldom(self.trunk.limits());
+            if self.look.deadline() > soon {
+                self.look.as_mut().reset(soon);
+            }
+        }
     }
 
     fn frame(&mut self, message: Message) -> Result<(), End> {
@@ -458,6 +469,11 @@ impl EventLoop {
         self.look_again();
         Ok(())
     }
+}
+
+/// Time between two looks at a client that is in the middle of a message.
+fn seldom(limits: &Limits) -> Duration {
+    limits.session_pong_timeout / 2
 }
 
 /// Tells a client that is gone from one that speaks no WebSocket.

@@ -68,6 +68,11 @@ impl Beneath {
 }
 
 impl Io {
+    /// Tells whether the client is in the middle of a message.
+    pub(super) fn is_amid(&self) -> bool {
+        self.frames.is_amid()
+    }
+
     /// Tells whether the client has begun a message that does not come.
     pub(super) fn is_late(&self, limits: &Limits, seldom: Duration) -> bool {
         self.frames.is_late(Instant::now(), limits, seldom)
