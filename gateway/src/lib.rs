@@ -10,6 +10,7 @@ pub mod edge;
 pub mod error;
 pub mod frame;
 pub mod grant;
+pub mod holdings;
 pub mod key;
 pub mod metrics;
 pub mod pulse;

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections accepted.
     pub accepted: Counter,
+    /// Connections that were one too many for their address.
+    pub crowded: Counter,
     /// TLS handshakes and PROXY headers by how they ended.
     pub handshakes: Family<ByOutcome, Counter>,
     /// Changed certificates: taken, or kept out because they cannot be used.
@@ -34,6 +36,10 @@ pub struct Metrics {
     pub credentials: Family<BySource, Counter>,
     /// Requests refused before any service saw them.
     pub refused: Counter,
+    /// Calls refused because there were too many, by whose bucket was empty.
+    pub rate_limited: Family<ByBucket, Counter>,
+    /// Calls whose bucket had no place of its own.
+    pub rate_overflow: Counter,
     /// What the router counts.
     pub router: router::Metrics,
 }
@@ -141,6 +147,35 @@ pub struct BySource {
     pub outcome: Reload,
 }
 
+/// Whose calls are counted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Bucket {
+    /// Those of a client's address.
+    Address,
+    /// Those of an API key or the subject of a token.
+    Caller,
+    /// Those of a namespace.
+    Namespace,
+}
+
+impl Bucket {
+    /// As clients read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Caller => "caller",
+            Self::Namespace => "namespace",
+        }
+    }
+}
+
+/// By bucket alone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ByBucket {
+    /// Whose it is.
+    pub bucket: Bucket,
+}
+
 impl Metrics {
     /// Registers everything under `plexus_gateway_…`.
     pub fn register(&self, registry: &mut Registry) {
@@ -150,10 +185,13 @@ impl Metrics {
         registry.register("streams", "Streams and sessions open now", self.streams.clone());
         registry.register("connections", "Connections open now", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.accepted.clone());
+        registry.register("crowded", "Connections too many for their address", self.crowded.clone());
         registry.register("handshakes", "Beginnings of connections by outcome", self.handshakes.clone());
         registry.register("certificates", "Changed certificates by outcome", self.certificates.clone());
         registry.register("credentials", "Changed keys and revocations by outcome", self.credentials.clone());
         registry.register("refused", "Requests refused before any service saw them", self.refused.clone());
+        registry.register("rate_limited", "Calls refused as too many, by bucket", self.rate_limited.clone());
+        registry.register("rate_overflow", "Calls without a bucket of their own", self.rate_overflow.clone());
         self.router.register(registry);
     }
 }
@@ -168,10 +206,13 @@ impl Default for Metrics {
             streams: Family::default(),
             connections: Gauge::default(),
             accepted: Counter::default(),
+            crowded: Counter::default(),
             handshakes: Family::default(),
             certificates: Family::default(),
             credentials: Family::default(),
             refused: Counter::default(),
+            rate_limited: Family::default(),
+            rate_overflow: Counter::default(),
             router: router::Metrics::default(),
         }
     }

@@ -160,9 +160,9 @@ fn wants_json(matches: &ArgMatches) -> bool {
 impl Command {
     async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Up(serve) => serve.run(Role::Up).await,
-            Self::Gateway(serve) => serve.run(Role::Gateway).await,
-            Self::Worker(serve) => serve.run(Role::Worker).await,
+            Self::Up(serve) => Box::pin(serve.run(Role::Up)).await,
+            Self::Gateway(serve) => Box::pin(serve.run(Role::Gateway)).await,
+            Self::Worker(serve) => Box::pin(serve.run(Role::Worker)).await,
             Self::Config(command) => command.run(),
             Self::Key(command) => command.run().await,
             Self::Doctor(doctor) => doctor.run().await,

@@ -12,6 +12,7 @@ mod cli;
 mod dialects;
 mod docs;
 mod foreign;
+mod limits;
 mod peers;
 mod readme;
 mod rehome;

@@ -9,6 +9,15 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at most; over it new ones wait to be accepted.
     pub connections_max: usize,
+    /// Connections of one client address at most, 0: any number; counts where the address is public or
+    /// forwarders are named.
+    pub connections_per_address_max: usize,
+    /// Age of an HTTP/2 connection, give or take a tenth, at which its client has to open another.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+    /// Time that calls on such a connection still have.
+    #[serde(with = "humantime_serde")]
+    pub connection_grace: Duration,
     /// Time until the first byte of a connection.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
@@ -76,6 +85,7 @@ impl Limits {
     pub(super) fn empty(&self) -> Option<&'static str> {
         let empty = [
             ("limits.connections_max", self.connections_max == 0),
+            ("limits.connection_age_max", self.connection_age_max.is_zero()),
             ("limits.first_byte_timeout", self.first_byte_timeout.is_zero()),
             ("limits.handshake_timeout", self.handshake_timeout.is_zero()),
             ("limits.head_timeout", self.head_timeout.is_zero()),
@@ -105,6 +115,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
+            connections_per_address_max: 50,
+            connection_age_max: Duration::from_secs(3600),
+            connection_grace: Duration::from_secs(30),
             first_byte_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(10),

@@ -1,18 +1,20 @@
 //! What a gateway may be told.
 //!
 //! - `tls` the port's certificate, `forwarders` who stands before it
-//! - `auth` who may come in, `limits` what everybody is held to
+//! - `auth` who may come in, `limits` what everybody is held to, `rate` how often
 //! - `router` bounds of calls and readers
 
 mod auth;
 mod forwarders;
 mod limits;
+mod rate;
 mod router;
 mod tls;
 
 pub use auth::{Auth, Jwt, Mode};
 pub use forwarders::{ForwardedHeader, Forwarders};
 pub use limits::Limits;
+pub use rate::Rate;
 pub use router::Router;
 pub use tls::{ClientCertificates, Tls};
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub auth: Auth,
     /// Bounds on connections and requests.
     pub limits: Limits,
+    /// How often callers may call.
+    pub rate: Rate,
     /// Bounds of the router: calls and readers.
     pub router: Router,
     /// Longest drain at shutdown.
@@ -55,7 +59,7 @@ impl Config {
         }
         self.auth.check().map_err(|e| Error::Config(format!("auth.{e}")))?;
         edge::check_auth(self).map_err(Error::Config)?;
-        let empty = self.limits.empty().or_else(|| self.router.empty());
+        let empty = self.limits.empty().or_else(|| self.rate.empty()).or_else(|| self.router.empty());
         if let Some(name) = empty {
             return wrong(format!("{name}: must be above 0"));
         }
@@ -76,6 +80,7 @@ impl Default for Config {
             forwarders: Forwarders::default(),
             auth: Auth::default(),
             limits: Limits::default(),
+            rate: Rate::default(),
             router: Router::default(),
             drain: Duration::from_secs(45),
         }
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn a_config_that_could_serve_nobody_is_refused_by_the_name_of_its_key() {
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 32] = [
+        let changes: [(&str, Change); 34] = [
             ("listen", |c| c.listen = "8080".into()),
             ("listen", |c| c.listen = "localhost:http".into()),
             ("listen", |c| c.listen = ":8080".into()),
@@ -141,6 +146,8 @@ mod tests {
             ("tls.certificate", |c| {
                 (c.tls.certificate, c.tls.key) = (Some("/nowhere/cert".into()), Some("/nowhere/key".into()));
             }),
+            ("rate.caller_burst", |c| c.rate.caller_burst = 0),
+            ("rate.entries_max", |c| c.rate.entries_max = 0),
             ("router.queue", |c| c.router.queue = 0),
             ("router.attend_interval", |c| c.router.attend_interval = Duration::ZERO),
         ];

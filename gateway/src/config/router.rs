@@ -15,8 +15,10 @@ pub struct Router {
     pub readers_max: usize,
     /// Topics with a reader at most.
     pub topics_max: usize,
-    /// Topics of one subscription at most.
+    /// Topics of one subscription, and of all on one connection, at most.
     pub subscription_topics_max: usize,
+    /// Watches of nodes on one connection at most.
+    pub watches_max: usize,
     /// Time without an answer after which a call that may be repeated is sent again.
     #[serde(with = "humantime_serde")]
     pub resend_after: Duration,
@@ -45,6 +47,7 @@ impl Router {
             ("router.readers_max", self.readers_max == 0),
             ("router.topics_max", self.topics_max == 0),
             ("router.subscription_topics_max", self.subscription_topics_max == 0),
+            ("router.watches_max", self.watches_max == 0),
             ("router.resend_after", self.resend_after.is_zero()),
             ("router.check_interval", self.check_interval.is_zero()),
             ("router.attend_interval", self.attend_interval.is_zero()),
@@ -62,6 +65,7 @@ impl Default for Router {
             readers_max: 100_000,
             topics_max: 20_000,
             subscription_topics_max: 128,
+            watches_max: 64,
             resend_after: Duration::from_secs(2),
             check_interval: Duration::from_secs(5),
             patience: Duration::from_secs(2),

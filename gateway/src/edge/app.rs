@@ -5,10 +5,12 @@ use super::{
     auth::{self, Auth},
     compress::{self, Compress},
     connect::{Connect, Refused},
+    crowd::Crowded,
     desc::Error,
     flood::slow::Slow,
     guard::{self, Measured},
     limits, native, problem,
+    rate::Told,
     reference::{Answer, Reference},
     rest::{self, Rest},
     trunk::Trunk,
@@ -17,7 +19,7 @@ use super::{
 use crate::{error, frame::TakesFrames, metrics::Dialect};
 use axum::body::Body;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use plexus_proto::v1;
 use std::{
     convert::Infallible,
@@ -95,8 +97,14 @@ impl Desk {
         let face = self.face(&request);
         if let Err(refusal) = self.admit(face, &mut request) {
             self.0.trunk.metrics().refused.inc();
+            let limited = self.0.trunk.rates().attempt(request.extensions()).err();
+            let (refusal, told) = match limited {
+                Some(limited) => (Box::new(limited.error), limited.told.0),
+                None => (refusal, HeaderMap::new()),
+            };
             let challenge = auth::challenge(&refusal);
             let mut response = self.refuse(face, request, refusal).await;
+            response.headers_mut().extend(told);
             if let Some(challenge) = challenge {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
@@ -144,6 +152,11 @@ impl Desk {
     fn admit(&self, face: Face, request: &mut Request<Body>) -> Result<(), Box<v1::Error>> {
         let (trunk, auth) = (&self.0.trunk, self.0.trunk.auth());
         limits::head(trunk.limits(), request.headers())?;
+        // A session is told by itself.
+        let session = face == Face::Plain && request.uri().path() == websocket::PATH;
+        if let Some(crowded) = request.extensions().get::<Crowded>().filter(|_| !session) {
+            return Err(crowded.error());
+        }
         auth.origin(request.uri(), request.headers())?;
         match auth.caller(request.headers_mut())? {
             Some(caller) => drop(request.extensions_mut().insert(caller)),
@@ -202,7 +215,7 @@ impl Desk {
         guard::patiently(request, |request| async move {
             let mut request = request.map(|body| Body::new(Measured::new(body, limit, &method)));
             request.extensions_mut().insert(TakesFrames { ids: false });
-            native::answer(trunk.serve(Dialect::Grpc, Some(&method), asked, request).await)
+            native::answer(Told::write(trunk.serve(Dialect::Grpc, Some(&method), asked, request).await))
         })
         .await
     }

@@ -179,9 +179,10 @@ impl Bridge {
         Box::pin(async move {
             let (method, mut reply) = call.await?;
             if reply.is_refused() {
+                let headers = reply.headers();
                 let (outcome, trailers) = reply.finish().await;
                 let status = outcome.err().unwrap_or_else(|| Status::unknown("refused without a reason"));
-                return Err(up(&status).with_trailers(trailers));
+                return Err(up(&status).with_headers(headers).with_trailers(trailers));
             }
             let (headers, trailers) = (reply.headers(), reply.trailers());
             let answers = stream::unfold(Some(reply), move |reply| next(reply, method.clone(), format));

@@ -1,22 +1,21 @@
 //! One connection: its bytes become HTTP, and its requests go to the app with a note of whose they are.
 
 use super::{
+    age::{Ages, Life, live},
+    crowd::{Crowd, Full, Place},
     drain::Drain,
     flood::untaken::{self, Answer},
     forwarders::Forwarders,
     opening::{Opened, Opening},
-    wire::{Pace, Wire},
+    wire::{Pace, Slot, Wire},
 };
-use crate::{config::Limits, metrics::Metrics};
+use crate::{config::Limits, holdings::Holdings, metrics::Metrics};
 use axum::body::Body;
-use http::{Request, Response, StatusCode};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::{
-        conn::auto::Builder,
-        graceful::{GracefulConnection, Watcher},
-    },
+    server::conn::auto::Builder,
 };
 use std::{convert::Infallible, error::Error, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
@@ -39,6 +38,8 @@ pub(crate) struct Connections<S> {
     http: Builder<Tasks>,
     /// Who may say who the client is.
     forwarders: Arc<Forwarders>,
+    /// How many connections each address has.
+    crowd: Crowd,
     /// What connections are held to.
     limits: Limits,
     /// How everything ends.
@@ -70,11 +71,12 @@ where
         drain: Drain,
         metrics: Metrics,
     ) -> Self {
-        Self { app, http: http(&limits, &drain), forwarders, limits, drain, metrics }
+        let crowd = Crowd::new(limits.connections_per_address_max, metrics.crowded.clone());
+        Self { app, http: http(&limits, &drain), forwarders, crowd, limits, drain, metrics }
     }
 
     /// Serves a connection until it ends, in a task that the drain waits for.
-    pub(crate) fn serve(self: &Arc<Self>, accepted: Accepted, opening: &Opening, watcher: Watcher) {
+    pub(crate) fn serve(self: &Arc<Self>, accepted: Accepted, opening: &Opening) {
         let Accepted { socket, peer, slot } = accepted;
         // These fail only on a socket that is gone already; the connection then says so itself.
         let _ = socket.set_nodelay(true);
@@ -83,9 +85,10 @@ where
         // What a client does not read waits here, in what is bounded, and not in the kernel.
         let _ = options.set_tcp_notsent_lowat(UNSENT_BYTES);
         self.metrics.accepted.inc();
+        let Ok(place) = self.enter(peer) else { return };
         let cut = self.drain.cut.clone();
         if opening.is_none(peer.ip()) {
-            let connection = watcher.watch(self.speak(Opened::plain(socket, peer), slot));
+            let connection = self.speak(Opened::plain(socket, peer), (slot, place));
             self.drain
                 .tasks
                 .spawn(async move { told(peer, cut.run_until_cancelled_owned(connection).await) });
@@ -99,40 +102,79 @@ where
             let opened = me.drain.stop.run_until_cancelled(opened).await.flatten();
             drop(opening);
             let Some(opened) = opened else { return };
-            let connection = watcher.watch(me.speak(opened, slot));
+            // A forwarder has no place for itself, so there is one for whom it names.
+            let Ok(place) = place.map_or_else(|| me.enter(opened.peer), |place| Ok(Some(place))) else {
+                return;
+            };
+            let connection = me.speak(opened, (slot, place));
             drop(me);
             told(peer, cut.run_until_cancelled_owned(connection).await);
         });
+    }
+
+    /// Counts a connection in; an error where it is to be closed.
+    fn enter(&self, peer: SocketAddr) -> Result<Option<Place>, Full> {
+        self.crowd.enter(self.forwarders.counted(peer.ip()))
     }
 
     /// Makes HTTP of bytes.
     fn speak(
         &self,
         opened: Opened,
-        slot: OwnedSemaphorePermit,
-    ) -> impl GracefulConnection<Error = Box<dyn Error + Send + Sync>> + Send + use<S> {
+        slot: Slot,
+    ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send + use<S> {
         let Opened { bytes, peer, certificate } = opened;
-        let pace = Pace::default();
+        let (pace, life) = (Pace::default(), Arc::new(Life::default()));
+        let crowded = slot.1.as_ref().and_then(Place::crowded);
         let wire = Wire::new(bytes, pace.clone(), &self.limits, slot, self.metrics.connections.clone());
-        let (app, forwarders) = (self.app.clone(), self.forwarders.clone());
+        let (app, forwarders, crowd) = (self.app.clone(), self.forwarders.clone(), self.crowd.clone());
+        let (ages, stop) = (self.ages(), self.drain.stop.clone());
+        let (spoken, holdings) = (life.clone(), Holdings::default());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (app, pace, certificate) = (app.clone(), pace.clone(), certificate.clone());
+            let (app, pace, life) = (app.clone(), pace.clone(), spoken.clone());
+            let (certificate, mut crowded) = (certificate.clone(), crowded.clone());
+            let ends = crowded.is_some();
             let client = forwarders.client(peer, request.headers());
+            let (mut kept, mut holds) = (None, holdings.clone());
+            if client.ip() != peer.ip() {
+                (kept, crowded) = crowd.share(forwarders.counted(client.ip()));
+                holds = Holdings::default();
+            }
             async move {
                 let head = pace.begin();
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(client));
-                if let Some(certificate) = certificate {
-                    request.extensions_mut().insert(certificate);
-                }
-                let response = app.oneshot(request).await?;
+                request.extensions_mut().insert(holds);
+                note(request.extensions_mut(), certificate);
+                note(request.extensions_mut(), crowded);
+                note(request.extensions_mut(), kept);
+                let many = request.version() == Version::HTTP_2;
+                note(request.extensions_mut(), many.then(|| life.many()));
+                let mut response = app.oneshot(request).await?;
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     head.end();
+                    if ends {
+                        life.end();
+                        let close = (!many).then(|| HeaderValue::from_static("close"));
+                        response.headers_mut().extend(close.map(|close| (header::CONNECTION, close)));
+                    }
                 }
                 Ok::<_, Infallible>(response.map(Answer::new))
             }
         });
-        self.http.serve_connection_with_upgrades(TokioIo::new(wire), service).into_owned()
+        let connection = self.http.serve_connection_with_upgrades(TokioIo::new(wire), service);
+        live(connection.into_owned(), life, ages, stop)
+    }
+
+    fn ages(&self) -> Ages {
+        Ages { max: self.limits.connection_age_max, grace: self.limits.connection_grace }
+    }
+}
+
+/// Puts something into a request's extensions, if it is there.
+fn note<T: Clone + Send + Sync + 'static>(extensions: &mut Extensions, what: Option<T>) {
+    if let Some(what) = what {
+        extensions.insert(what);
     }
 }
 

@@ -1,7 +1,9 @@
 //! How the gateway leaves: one token, the tasks that outlive a connection's HTTP, and a spread, so that
 //! clients do not come back all at once. Every stream and session holds a [`Leave`].
 
+use super::{age::Aged, crowd::Kept};
 use futures::FutureExt;
+use http::Extensions;
 use plexus_proto::{reason::Reason, v1};
 use std::{
     pin::Pin,
@@ -53,12 +55,20 @@ impl Drain {
         self.tasks.close();
     }
 
-    /// Counts one stream or session until it is dropped.
-    pub(crate) fn enter(&self) -> Leave {
+    /// Counts one stream or session until it is dropped. It also leaves when its connection has aged.
+    pub(crate) fn enter(&self, request: &Extensions) -> Leave {
+        let aged = request.get::<Aged>().map(|Aged(aged)| aged.clone());
+        let ages = aged.clone();
         self.open.fetch_add(1, Ordering::Relaxed);
         let (stop, open, window) = (self.stop.clone(), self.open.clone(), self.window);
         let wait = async move {
-            stop.cancelled().await;
+            match ages {
+                None => stop.cancelled().await,
+                Some(aged) => tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = aged.cancelled() => return,
+                },
+            }
             let spread =
                 Duration::from_secs(1) * open.load(Ordering::Relaxed) as u32 / CLOSES_PER_SECOND as u32;
             let share = rand::random_range(0.0..1.0);
@@ -68,13 +78,15 @@ impl Drain {
             }
         };
         let (going, open) = (self.going.clone(), self.open.clone());
-        Leave { wait: Box::pin(wait.fuse()), waker: None, going, open }
+        let kept = request.get().cloned();
+        Leave { wait: Box::pin(wait.fuse()), waker: None, going, aged, open, _kept: kept }
     }
 
     /// Says to a client that this gateway goes away, and when to come back.
     pub(crate) fn error() -> v1::Error {
         let wait = Duration::from_millis(rand::random_range(100..1_000));
-        v1::Error::new(Reason::Draining, "this gateway is going away, another one is there").retry_after(wait)
+        let text = "this gateway or the connection is going away: come back, there is another one";
+        v1::Error::new(Reason::Draining, text).retry_after(wait)
     }
 }
 
@@ -84,7 +96,11 @@ pub(crate) struct Leave {
     /// Who is woken when it is ready.
     waker: Option<Waker>,
     going: Arc<AtomicBool>,
+    /// The age of its connection, where that ends it.
+    aged: Option<CancellationToken>,
     open: Arc<AtomicUsize>,
+    /// The place of its holder among the connections of its address.
+    _kept: Option<Kept>,
 }
 
 impl Future for Leave {
@@ -93,7 +109,8 @@ impl Future for Leave {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         // Looked at for every message of a stream, where the token would lock what all streams share.
         let waits = self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
-        if waits && !self.going.load(Ordering::Acquire) {
+        let aged = self.aged.as_ref().is_some_and(CancellationToken::is_cancelled);
+        if waits && !aged && !self.going.load(Ordering::Acquire) {
             return Poll::Pending;
         }
         self.waker = Some(context.waker().clone());

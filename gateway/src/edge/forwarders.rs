@@ -36,6 +36,21 @@ impl Forwarders {
         holds(&self.proxy, peer)
     }
 
+    /// Tells whose connections and calls an address counts for, if anybody's: an IPv6 client has a whole /64.
+    /// Private addresses count only once forwarders are named, because until then one of them may be a
+    /// balancer that nobody told us of; a forwarder itself never does.
+    pub(crate) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
+        let (named, address) = (self.proxy.iter().chain(&self.trusted), address.to_canonical());
+        let counts = match named.clone().next() {
+            Some(_) => !named.clone().any(|network| network.contains(&address)),
+            None => is_public(address),
+        };
+        counts.then_some(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() >> 64 << 64).into(),
+        })
+    }
+
     /// Finds the client of a request: the peer, unless it is trusted to name another one.
     pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
         if !holds(&self.trusted, peer.ip()) {
@@ -144,6 +159,26 @@ fn holds(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
+/// Tells whether an address is one of the internet, and no network's own.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => {
+            let shared = four.octets()[0] == 100 && four.octets()[1] & 0xc0 == 64;
+            !(shared
+                || four.is_private()
+                || four.is_loopback()
+                || four.is_link_local()
+                || four.is_unspecified())
+        }
+        IpAddr::V6(six) => {
+            !(six.is_loopback()
+                || six.is_unspecified()
+                || six.is_unique_local()
+                || six.is_unicast_link_local())
+        }
+    }
+}
+
 /// Reads an address with or without a port, IPv6 with or without brackets.
 fn address(text: &str) -> Option<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
@@ -239,5 +274,30 @@ mod tests {
             assert_eq!(read(command, family, rest).as_deref(), wanted, "row {row}");
         }
         assert_eq!(ProxyHead::parse(b"PROXY TCP4 1.2.3"), None, "version 1 is not spoken");
+    }
+
+    #[test]
+    fn an_address_counts_where_it_is_public_or_forwarders_are_named() {
+        let counted = |named: &[&str], address: &str| {
+            let proxy_protocol = named.iter().map(|n| (*n).to_owned()).collect();
+            let config = config::Forwarders { proxy_protocol, ..config::Forwarders::default() };
+            let forwarders = Forwarders::new(&config).unwrap();
+            forwarders.counted(address.parse().unwrap()).map(|a| a.to_string())
+        };
+        for own in
+            ["127.0.0.1", "::1", "10.1.2.3", "192.168.0.1", "100.64.0.1", "169.254.1.1", "fd00::1", "fe80::1"]
+        {
+            assert_eq!(counted(&[], own), None, "{own}");
+        }
+        for (address, whose) in [
+            ("198.51.100.1", "198.51.100.1"),
+            ("::ffff:198.51.100.1", "198.51.100.1"),
+            ("2001:db8:1:2:3::4", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(counted(&[], address).as_deref(), Some(whose));
+            assert_eq!(counted(&["10.0.0.0/8"], address).as_deref(), Some(whose));
+        }
+        assert_eq!(counted(&["10.0.0.0/8"], "10.1.2.3"), None, "the forwarder speaks for itself");
+        assert_eq!(counted(&["10.0.0.0/8"], "192.168.0.1").as_deref(), Some("192.168.0.1"));
     }
 }

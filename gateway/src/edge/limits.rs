@@ -180,7 +180,7 @@ impl Bounded {
         inner: Body,
         (at, ends): (Option<Instant>, Option<Instant>),
         watched: Option<(Caller, Watch)>,
-        drain: &Drain,
+        leave: Leave,
         trailers: Option<HeaderMap>,
         tally: Tally,
     ) -> Self {
@@ -190,7 +190,7 @@ impl Bounded {
             sleep: at.into_iter().chain(ends).min().map(tokio::time::sleep_until),
             outlives: ends.is_some_and(|ends| at.is_none_or(|at| ends < at)),
             watched: watched.map(Box::new),
-            leave: drain.enter(),
+            leave,
             trailers,
             ended: false,
             tally,

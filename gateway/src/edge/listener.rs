@@ -12,7 +12,6 @@ use super::{
 use crate::{config::Limits, metrics::Metrics, pulse::Beat};
 use axum::body::Body;
 use http::{Request, Response};
-use hyper_util::server::graceful::GracefulShutdown;
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -87,8 +86,6 @@ pub(crate) struct Listener<S> {
     connections: Arc<Connections<S>>,
     /// One permit a connection, upgraded ones too.
     slots: Arc<Semaphore>,
-    /// Tells connections to finish.
-    graceful: GracefulShutdown,
     /// How everything ends.
     drain: Drain,
     /// No accept before this.
@@ -121,7 +118,6 @@ where
             doors,
             connections: Arc::new(connections),
             slots,
-            graceful: GracefulShutdown::new(),
             drain,
             rest_until: Instant::now(),
             clock,
@@ -173,8 +169,7 @@ where
     fn apply(&mut self, input: Input) {
         match input {
             Input::Accepted { socket, peer, slot, secure } => {
-                let (opening, watcher) = (self.doors.opening(secure), self.graceful.watcher());
-                self.connections.serve(Accepted { socket, peer, slot }, opening, watcher);
+                self.connections.serve(Accepted { socket, peer, slot }, self.doors.opening(secure));
             }
             Input::Failed(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -188,8 +183,7 @@ where
     async fn close(self) {
         drop(self.doors);
         self.drain.begin();
-        let finish = async { tokio::join!(self.graceful.shutdown(), self.drain.tasks.wait()) };
-        if tokio::time::timeout(self.drain.window, finish).await.is_err() {
+        if tokio::time::timeout(self.drain.window, self.drain.tasks.wait()).await.is_err() {
             tracing::warn!(
                 connections = self.drain.tasks.len(),
                 "the drain took too long, connections are cut"

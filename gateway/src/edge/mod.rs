@@ -2,8 +2,10 @@
 //! paths and fields come from the descriptor, so that a new one is alive on every dialect at once.
 //!
 //! - [`listener`] accepts connections, [`opening`] reads what comes before HTTP: a word of [`forwarders`],
-//!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`drain`] ends them
-//! - [`auth`] says who asks; [`limits`] and [`guard`] hold requests to their bounds, [`flood`] what is none
+//!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`crowd`] counts them, [`age`] and
+//!   [`drain`] end them
+//! - [`auth`] says who asks; [`limits`], [`rate`] and [`guard`] hold requests to their bounds, [`flood`] what
+//!   is none
 //! - [`trunk`] is the one way into the services, [`mod@reply`] what comes back; [`desc`] what they are,
 //!   [`reflection`] tells it to clients
 //! - [`native`] shared answers of gRPC; [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`]
@@ -13,6 +15,7 @@
 //! - [`json`] and [`problem`] what they write; [`openapi`], [`asyncapi`] and [`schema`] what they are,
 //!   which [`mod@reference`] shows to readers
 
+mod age;
 mod app;
 mod asyncapi;
 mod auth;
@@ -22,6 +25,7 @@ mod compress;
 mod connect;
 mod connection;
 mod convention;
+mod crowd;
 pub(crate) mod desc;
 pub(crate) mod drain;
 mod flood;
@@ -35,6 +39,7 @@ mod negotiate;
 mod openapi;
 mod opening;
 pub(crate) mod problem;
+mod rate;
 mod reference;
 mod reflection;
 mod reply;
@@ -61,6 +66,7 @@ use drain::Drain;
 use forwarders::Forwarders;
 use listener::{Doors, Listener};
 use plexus_bus::Bus;
+use rate::Rates;
 use reflection::Reflection;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Tls;
@@ -126,7 +132,7 @@ impl Edge {
         };
         let is_local = |socket: &TcpListener| socket.local_addr().is_ok_and(|a| a.ip().is_loopback());
         let local = is_local(&front) && secure.as_ref().is_none_or(is_local);
-        let doors = Doors::new(front, secure, forwarders, tls, config.tls.plaintext);
+        let doors = Doors::new(front, secure, forwarders.clone(), tls, config.tls.plaintext);
         let mut sets = vec![
             plexus_proto::DESCRIPTOR,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -148,7 +154,9 @@ impl Edge {
         if let Some(vouching) = &mut vouching {
             vouching.begin().await;
         }
-        let trunk = Trunk::new(routes, registry, auth, config.limits.clone(), drain.clone(), metrics.clone());
+        let rates = Rates::new(&config.rate, forwarders, metrics.clone());
+        let limits = config.limits.clone();
+        let trunk = Trunk::new(routes, registry, auth, limits, rates, drain.clone(), metrics.clone());
         let app = App::new(trunk, served.echo)?;
         let listener = Listener::new(doors, app, config.limits.clone(), drain, metrics);
         Ok(Self { listener, certificates, vouching, health, services, healthy: served.healthy })

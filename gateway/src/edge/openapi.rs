@@ -84,6 +84,7 @@ pub(crate) fn document(registry: &Registry) -> Value {
         "components": {
             "schemas": schemas.into_inner(),
             "parameters": headers(),
+            "headers": rates(),
             "responses": { "Problem": {
                 "description": "Any other error.",
                 "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
@@ -208,6 +209,27 @@ fn parameter(name: String, field: &FieldDescriptor, required: bool) -> Value {
     parameter
 }
 
+/// The headers of answers that say how often one may call.
+fn rates() -> Value {
+    let header = |text: &str| json!({ "schema": { "type": "string" }, "description": text });
+    json!({
+        "RateLimit": header(
+            "Per limit of the caller what is left, and the seconds until all of it is back: `\"address\";r=44;t=1`.",
+        ),
+        "RateLimitPolicy": header(
+            "Per limit of the caller how many calls may come at once, and the seconds in which as many come back: \
+             `\"address\";q=45;w=5`.",
+        ),
+    })
+}
+
+/// Adds them to an answer.
+fn tell_rates(response: &mut Value) {
+    for (name, part) in [("RateLimit", "RateLimit"), ("RateLimit-Policy", "RateLimitPolicy")] {
+        response["headers"][name] = json!({ "$ref": format!("#/components/headers/{part}") });
+    }
+}
+
 /// The headers that are conventions of every method that has what they are about.
 fn headers() -> Value {
     let header = |name: &str, schema: Value, text: &str| json!({ "name": name, "in": "header", "schema": schema, "description": text });
@@ -271,6 +293,7 @@ fn responses(method: &Method, rule: &Rule, text: &str, schemas: &mut Schemas) ->
     if method.kind.streams() {
         all["204"] = json!({ "description": "`Last-Event-ID` says that the stream ended: stay away." });
     }
+    tell_rates(&mut ok);
     all["200"] = ok;
     for (status, rows) in errors(text, !rule.body.is_empty()) {
         all[status.to_string()] = refusal(status, &rows);
@@ -301,6 +324,9 @@ fn refusal(status: u16, rows: &[&Row]) -> Value {
         let wait =
             json!({ "schema": { "type": "integer" }, "description": "Seconds until a repeat may succeed." });
         response["headers"] = json!({ "Retry-After": wait });
+    }
+    if status == 429 {
+        tell_rates(&mut response);
     }
     response
 }

@@ -4,6 +4,7 @@
 use super::{
     json,
     limits::{Trailers, Verdict},
+    rate::Told,
     trunk::metadata,
 };
 use crate::{
@@ -65,6 +66,8 @@ impl Answer {
 pub(crate) struct Reply {
     /// Leading metadata.
     headers: HeaderMap,
+    /// What the head of an answer says about the rate.
+    told: Option<Box<Told>>,
     trailers: Option<Trailers>,
     verdict: Option<Verdict>,
     body: Body,
@@ -79,6 +82,7 @@ impl Reply {
     /// Reads a gRPC response.
     pub(crate) fn new(response: Response<Body>) -> Self {
         let (mut parts, body) = response.into_parts();
+        let told = parts.extensions.remove::<Told>().map(Box::new);
         let shared = parts.extensions.get::<Shared>().and_then(Shared::take);
         let refused = Status::from_header_map(&parts.headers).filter(|s| s.code() != Code::Ok);
         let (headers, outcome) = match refused {
@@ -89,7 +93,7 @@ impl Reply {
             None => (parts.headers, None),
         };
         let (trailers, verdict) = (parts.extensions.remove(), parts.extensions.remove());
-        Self { headers, trailers, verdict, body, shared, buffer: Bytes::new(), outcome, row: 0 }
+        Self { headers, told, trailers, verdict, body, shared, buffer: Bytes::new(), outcome, row: 0 }
     }
 
     /// Tells whether the call failed before any answer.
@@ -97,9 +101,16 @@ impl Reply {
         self.outcome.is_some()
     }
 
+    /// Takes what the head of an answer says about the rate, for dialects that have no other metadata.
+    pub(crate) fn told(&mut self) -> HeaderMap {
+        self.told.take().map(|told| told.0).unwrap_or_default()
+    }
+
     /// Takes the leading metadata.
     pub(crate) fn headers(&mut self) -> HeaderMap {
-        metadata(std::mem::take(&mut self.headers))
+        let mut headers = metadata(std::mem::take(&mut self.headers));
+        headers.extend(self.told());
+        headers
     }
 
     /// The trailing metadata as far as it is known before the end.

@@ -46,16 +46,24 @@ impl Rest {
     pub(crate) async fn handle(&self, request: Request<Body>) -> Response<Body> {
         guard::patiently(request, |request| async move {
             let (parts, body) = request.into_parts();
-            let headers = parts.headers.clone();
-            match self.answer(parts, body).await {
+            let (headers, mut told) = (parts.headers.clone(), HeaderMap::new());
+            let mut response = match self.answer(parts, body, &mut told).await {
                 Ok(response) => response,
                 Err(error) => problem::response(self.trunk.registry(), &headers, &error),
-            }
+            };
+            response.headers_mut().extend(told);
+            response
         })
         .await
     }
 
-    async fn answer(&self, parts: request::Parts, body: Body) -> Result<Response<Body>, Box<v1::Error>> {
+    /// `told` takes what any answer says about the rate.
+    async fn answer(
+        &self,
+        parts: request::Parts,
+        body: Body,
+        told: &mut HeaderMap,
+    ) -> Result<Response<Body>, Box<v1::Error>> {
         let found = self.routes.find(&parts.method, parts.uri.path())?;
         if found.unary.is_none() && found.stream.is_none() {
             return self.nothing(&parts, &found);
@@ -88,7 +96,8 @@ impl Rest {
             timeout,
             input,
         };
-        let reply = self.trunk.call(call).await;
+        let mut reply = self.trunk.call(call).await;
+        *told = reply.told();
         let Some(form) = form else {
             let (answer, _) =
                 reply.only().await.map_err(|(status, _)| Box::new(error::from_status(&status)))?;

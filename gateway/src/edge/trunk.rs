@@ -8,6 +8,7 @@ use super::{
     drain::Drain,
     guard,
     limits::{self, Bounded, Silent, Tally, Trailers, Trailing, Verdict},
+    rate::Rates,
     reply::Reply,
 };
 use crate::{
@@ -65,6 +66,7 @@ struct Parts {
     registry: Registry,
     auth: Auth,
     limits: Limits,
+    rates: Rates,
     drain: Drain,
     metrics: Arc<Metrics>,
 }
@@ -100,11 +102,15 @@ impl Trunk {
         registry: Registry,
         auth: Auth,
         limits: Limits,
+        rates: Rates,
         drain: Drain,
         metrics: Metrics,
     ) -> Self {
         let services = services.prepare().into_axum_router();
-        Self { services, shared: Arc::new(Parts { registry, auth, limits, drain, metrics: metrics.into() }) }
+        Self {
+            services,
+            shared: Arc::new(Parts { registry, auth, limits, rates, drain, metrics: metrics.into() }),
+        }
     }
 
     /// What is served.
@@ -120,6 +126,11 @@ impl Trunk {
     /// What requests are held to.
     pub(crate) fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// How often callers may call.
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.shared.rates
     }
 
     /// How the gateway leaves.
@@ -158,6 +169,33 @@ impl Trunk {
         dialect: Dialect,
         method: Option<&Method>,
         asked: Option<Duration>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let name = method.map(Method::name).unwrap_or_default();
+        match self.shared.rates.take(request.extensions()) {
+            Ok(standing) => {
+                let mut response = self.run(dialect, method, asked, request).await;
+                // The frames of a session have no place for it.
+                if let Some(told) = standing.told().filter(|_| dialect != Dialect::Websocket) {
+                    response.extensions_mut().insert(told);
+                }
+                response
+            }
+            Err(limited) => {
+                let refusal = error::refusal(&limited.error, method.is_some_and(|m| m.told));
+                Tally::done(&self.shared.metrics, dialect, name.to_owned(), refusal.code());
+                let mut response = refusal.into_http();
+                response.extensions_mut().insert(limited.told);
+                response
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        dialect: Dialect,
+        method: Option<&Method>,
+        asked: Option<Duration>,
         mut request: Request<Body>,
     ) -> Response<Body> {
         let Parts { limits, metrics, .. } = &*self.shared;
@@ -173,6 +211,7 @@ impl Trunk {
         if let Some(at) = at {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
+        let leave = streams.then(|| self.shared.drain.enter(request.extensions()));
         let began = tokio::time::Instant::now();
         let span = tracing::debug_span!("gateway.call", method = name, ?dialect);
         join_trace(&span, request.headers_mut());
@@ -204,16 +243,15 @@ impl Trunk {
         }
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());
-        if streams && code == Code::Ok {
+        if let Some(leave) = leave.filter(|_| code == Code::Ok) {
             let verdict = Verdict::cancelled();
             response.extensions_mut().insert(verdict.clone());
             let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
-            let drain = &self.shared.drain;
             // A body that others stand in for says nothing, and need not keep the buffers that it would use.
             let silent = response.extensions().get::<Shared>().is_some();
             return response.map(|body| {
                 let body = if silent { Body::new(Silent) } else { body };
-                Body::new(Bounded::new(body, (at, ends), watched, drain, trailers, tally))
+                Body::new(Bounded::new(body, (at, ends), watched, leave, trailers, tally))
             });
         }
         Tally::done(metrics, dialect, name.to_owned(), code);

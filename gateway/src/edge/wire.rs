@@ -2,7 +2,10 @@
 //! whole soon after its first byte, and what is sent must not be nothing all the time. The slot of the
 //! connection lives here, because hyper's connection ends at an upgrade and the slot must not.
 
-use super::flood::{Allowance, http2::Frames};
+use super::{
+    crowd::Place,
+    flood::{Allowance, http2::Frames},
+};
 use crate::config::Limits;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
@@ -83,7 +86,10 @@ impl Timer {
 }
 
 /// What a connection holds until it is gone.
-struct Held(Gauge, #[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+struct Held(Gauge, #[expect(dead_code, reason = "held, not read")] Slot);
+
+/// The place of a connection among all, and among those of its address.
+pub(crate) type Slot = (OwnedSemaphorePermit, Option<Place>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -104,13 +110,7 @@ enum Spoken {
 
 impl Wire {
     /// Takes a connection that is about to speak HTTP.
-    pub(crate) fn new(
-        bytes: Bytes,
-        pace: Pace,
-        limits: &Limits,
-        slot: OwnedSemaphorePermit,
-        open: Gauge,
-    ) -> Self {
+    pub(crate) fn new(bytes: Bytes, pace: Pace, limits: &Limits, slot: Slot, open: Gauge) -> Self {
         open.inc();
         let timer = Some(Timer::new(limits.first_byte_timeout, Some(pace.now())));
         Self {

@@ -21,8 +21,10 @@ pub(crate) mod watch;
 use crate::{
     caller::{Caller, Deadline},
     config, error,
+    holdings::{Hold, Holdings},
     router::{Failure, Request as Asked, Router},
 };
+use futures::{Stream, StreamExt, stream::BoxStream};
 use plexus_bus::{Frame, NodeName, Payload, Trace};
 use plexus_proto::{
     reason::Reason,
@@ -111,6 +113,21 @@ impl Context {
         let deadline = Some(self.deadline.map_or(limit, |at| at.min(limit)));
         Self { deadline, ..self.clone() }
     }
+}
+
+/// What the connection of a request holds.
+fn holdings<T>(request: &Request<T>) -> Holdings {
+    request.extensions().get().cloned().unwrap_or_default()
+}
+
+/// A stream that keeps what it holds until it ends.
+fn held<T: 'static>(stream: impl Stream<Item = T> + Send + 'static, hold: Hold) -> BoxStream<'static, T> {
+    stream
+        .map(move |next| {
+            let _held = &hold;
+            next
+        })
+        .boxed()
 }
 
 impl Service {

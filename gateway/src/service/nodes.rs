@@ -1,12 +1,12 @@
 //! Hosted nodes: what shall be is written into the record here, what is comes from the owner.
 
 use super::{
-    Call, Context, Service, check_key, not_found,
+    Call, Context, Service, check_key, held, holdings, not_found,
     page::Page,
     records::{Held, check_etag, touch},
     respond, status, unavailable, watch, wrong,
 };
-use crate::{error, router::Failure};
+use crate::{error, holdings::What, router::Failure};
 use futures::{StreamExt, stream, stream::BoxStream};
 use plexus_bus::{Bus, Frame, NodeName, Payload};
 use plexus_proto::{bus::NodeRecord, bus::NodeState, reason::Reason, spec, text, v1};
@@ -96,9 +96,15 @@ impl v1::node_service_server::NodeService for Service {
         request: Request<v1::WatchNodesRequest>,
     ) -> Result<Response<Self::WatchNodesStream>, Status> {
         let context = self.open_context(&request);
-        let watch = watch::begin(&self.watching, context, request.into_inner()).await;
-        let told = |next: Result<_, Failure>| next.map_err(|failure| error::status(&failure));
-        respond(watch.map(|watch| watch.map(told).boxed()))
+        let most = self.router.config().watches_max;
+        let hold = holdings(&request).take(What::Watches, 1, most);
+        let watch = async {
+            let hold = hold?;
+            let watch = watch::begin(&self.watching, context, request.into_inner()).await?;
+            let told = |next: Result<_, Failure>| next.map_err(|failure| error::status(&failure));
+            Ok(held(watch.map(told), hold))
+        };
+        respond(watch.await)
     }
 
     async fn get_identity(

@@ -1,7 +1,7 @@
 //! Topics: publishing and looking are asked of the owner, reading back and following are done here.
 
 use super::{
-    Call, Context, Service, check_key, known, page,
+    Call, Context, Service, check_key, held, holdings, known, page,
     peers::{check_span, runs_not},
     read_topic,
     records::{check_etag, touch},
@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error,
     frame::{Frames, Shared, TakesFrames},
+    holdings::{Holdings, What},
     router::Failure,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
@@ -102,9 +103,10 @@ impl v1::topic_service_server::TopicService for Service {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let context = self.open_context(&request);
+        let holdings = holdings(&request);
         let takes = request.extensions().get::<TakesFrames>().copied();
         let ids = takes.is_some_and(|takes| takes.ids);
-        let frames = match self.follow(&context, request.into_inner(), ids).await {
+        let frames = match self.follow(&context, request.into_inner(), ids, &holdings).await {
             Ok(frames) => frames,
             Err(failure) => return Err(error::status(&failure)),
         };
@@ -144,6 +146,7 @@ impl Service {
         context: &Context,
         request: v1::SubscribeRequest,
         ids: bool,
+        holdings: &Holdings,
     ) -> Result<Frames, Failure> {
         let node = self.node(context, &request.node).await?;
         let most = self.router.config().subscription_topics_max;
@@ -153,13 +156,16 @@ impl Service {
             wish.terms.ids = ids;
             Ok::<_, Failure>(wish)
         };
-        match self.router.subscribe(read(&request)?).await {
+        let wish = read(&request)?;
+        let hold = holdings.take(What::Topics, wish.topics.len(), most)?;
+        let frames = match self.router.subscribe(wish).await {
             Err(failure) if super::absent(&node, &failure) => {
                 self.make_default(context).await?;
-                self.router.subscribe(read(&request)?).await
+                self.router.subscribe(read(&request)?).await?
             }
-            frames => frames,
-        }
+            frames => frames?,
+        };
+        Ok(held(frames, hold))
     }
 
     fn check_publish(&self, request: &v1::PublishRequest) -> Result<(), Failure> {

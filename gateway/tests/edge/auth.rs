@@ -4,7 +4,7 @@ use crate::{Server, client::Answer};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use plexus_gateway::{
-    config::Mode,
+    config::{Config, Mode},
     grant::Written,
     key::{self, File},
 };
@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 };
 
 /// A file of keys that goes with the test.
-struct Keys(PathBuf);
+pub(crate) struct Keys(PathBuf);
 
 impl Drop for Keys {
     fn drop(&mut self) {
@@ -36,6 +36,15 @@ fn words(text: &str) -> Vec<String> {
 
 /// Starts an edge that knows keys of these verbs and resources, and gives their secrets.
 async fn guarded(keys: &[(&str, &str)], expires: Option<String>) -> (Server, Vec<String>, Keys) {
+    guarded_with(keys, expires, |_| {}).await
+}
+
+/// The same with a config that is changed further.
+pub(crate) async fn guarded_with(
+    keys: &[(&str, &str)],
+    expires: Option<String>,
+    change: impl FnOnce(&mut Config),
+) -> (Server, Vec<String>, Keys) {
     let made = keys.iter().map(|(verbs, resources)| {
         let grants = vec![Written { verbs: words(verbs), resources: words(resources) }];
         key::make("default", grants, expires.clone()).unwrap()
@@ -47,6 +56,7 @@ async fn guarded(keys: &[(&str, &str)], expires: Option<String>) -> (Server, Vec
         config.auth.mode = Mode::On;
         config.auth.keys = path.to_str().unwrap().into();
         config.limits.session_pong_timeout = Duration::from_secs(1);
+        change(config);
     })
     .await;
     (server, secrets, Keys(path))
@@ -56,10 +66,10 @@ async fn guarded(keys: &[(&str, &str)], expires: Option<String>) -> (Server, Vec
 const DIALECTS: [&str; 5] = ["rest", "connect", "grpc", "grpc-web", "websocket"];
 
 /// A WebSocket session in JSON.
-struct Session(WebSocketStream<TcpStream>);
+pub(crate) struct Session(WebSocketStream<TcpStream>);
 
 impl Session {
-    async fn open(server: &Server) -> Self {
+    pub(crate) async fn open(server: &Server) -> Self {
         let socket = TcpStream::connect(server.addr).await.unwrap();
         let request = format!("ws://{}/v1/ws", server.addr).into_client_request().unwrap();
         Self(client_async(request, socket).await.unwrap().0)
@@ -71,7 +81,7 @@ impl Session {
     }
 
     /// The next frame, or the code of the close.
-    async fn hear(&mut self) -> Value {
+    pub(crate) async fn hear(&mut self) -> Value {
         let next = tokio::time::timeout(Duration::from_secs(10), self.0.next());
         match next.await.unwrap().unwrap().unwrap() {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),

@@ -142,7 +142,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    fn new(response: Response<Incoming>) -> Self {
+    pub(crate) fn new(response: Response<Incoming>) -> Self {
         let (parts, body) = response.into_parts();
         Self { status: parts.status, headers: parts.headers, body, text: String::new() }
     }

@@ -4,10 +4,12 @@
 
 mod auth;
 mod client;
+mod connections;
 mod drain;
 mod forwarders;
 mod limits;
 mod origins;
+mod rate;
 mod rest;
 mod rpc;
 mod streams;

@@ -66,6 +66,10 @@ fn an_operation_says_its_errors_and_its_headers() {
     let update = &document["paths"]["/v1/nodes/{node}"]["patch"];
     assert!(update["responses"]["412"]["description"].as_str().unwrap().contains("`ETAG_MISMATCH`"));
     assert!(update["responses"]["503"]["headers"]["Retry-After"].is_object());
+    for status in ["200", "429"] {
+        let headers = &update["responses"][status]["headers"];
+        assert!(headers["RateLimit"].is_object() && headers["RateLimit-Policy"].is_object(), "{status}");
+    }
     let names = |operation: &Value| {
         let list = operation["parameters"].as_array().unwrap().iter();
         list.filter_map(|p| p["$ref"].as_str()?.rsplit('/').next().map(str::to_owned)).collect::<Vec<_>>()

@@ -141,7 +141,7 @@ impl EventLoop {
             *caller = caller.within(&session);
         }
         let watch = trunk.auth().watch().map(Box::new);
-        let leave = trunk.drain().enter();
+        let leave = trunk.drain().enter(&extensions);
         let now = Instant::now();
         let look = Box::pin(tokio::time::sleep_until(now));
         let mut session = Box::new(Self {
@@ -179,6 +179,11 @@ impl EventLoop {
         };
         // Boxed, so that a session that stays does not carry the size of its end.
         Box::pin(self.close(end)).await;
+    }
+
+    /// Ends before it began, and says why.
+    pub(super) async fn refuse(self: Box<Self>, error: v1::Error) {
+        Box::pin(self.close(closing(error))).await;
     }
 
     async fn next(&mut self) -> Input {

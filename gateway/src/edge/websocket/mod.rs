@@ -14,7 +14,7 @@ mod form;
 mod handshake;
 mod socket;
 
-use super::trunk::Trunk;
+use super::{crowd::Crowded, trunk::Trunk};
 use crate::error;
 use axum::body::Body;
 use event_loop::EventLoop;
@@ -44,8 +44,12 @@ pub(crate) fn open(trunk: &Trunk, echo: bool, mut request: Request<Body>) -> Res
     tasks.spawn(async move {
         // Boxed, so that the task that stays does not carry the handshake's size.
         let Some(socket) = Box::pin(socket::take(upgrade, trunk.limits())).await else { return };
+        let crowded = parts.extensions.get::<Crowded>().map(Crowded::error);
         let session = EventLoop::new(trunk, form, headers, parts.extensions, socket, echo);
-        cut.run_until_cancelled_owned(session.run()).await;
+        match crowded {
+            None => drop(cut.run_until_cancelled_owned(session.run()).await),
+            Some(error) => drop(cut.run_until_cancelled_owned(session.refuse(*error)).await),
+        }
     });
     response
 }
