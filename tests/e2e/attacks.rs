@@ -56,6 +56,7 @@ fn hurry(config: &mut Config) {
         &mut limits.handshake_timeout,
         &mut limits.head_timeout,
         &mut limits.body_timeout,
+        &mut limits.idle_timeout,
         &mut limits.write_timeout,
         &mut limits.ping_interval,
         &mut limits.ping_timeout,

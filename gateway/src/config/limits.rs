@@ -31,7 +31,7 @@ pub struct Limits {
     /// that came.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
-    /// Idle time of an HTTP/1 connection.
+    /// Time after which a connection ends on which nothing is asked and nothing open.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// Time a write may stand still.

@@ -141,7 +141,7 @@ where
                 holds = Holdings::default();
             }
             async move {
-                let head = pace.begin();
+                let (head, open) = (pace.begin(), life.begin());
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(client));
                 request.extensions_mut().insert(holds);
@@ -159,7 +159,7 @@ where
                         response.headers_mut().extend(close.map(|close| (header::CONNECTION, close)));
                     }
                 }
-                Ok::<_, Infallible>(response.map(Answer::new))
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, open)))
             }
         });
         let connection = self.http.serve_connection_with_upgrades(TokioIo::new(wire), service);
@@ -167,7 +167,8 @@ where
     }
 
     fn ages(&self) -> Ages {
-        Ages { max: self.limits.connection_age_max, grace: self.limits.connection_grace }
+        let limits = &self.limits;
+        Ages { max: limits.connection_age_max, idle: limits.idle_timeout, grace: limits.connection_grace }
     }
 }
 

@@ -57,7 +57,7 @@ impl Drain {
 
     /// Counts one stream or session until it is dropped. It also leaves when its connection has aged.
     pub(crate) fn enter(&self, request: &Extensions) -> Leave {
-        let aged = request.get::<Aged>().map(|Aged(aged)| aged.clone());
+        let aged = request.get::<Aged>().map(|Aged(aged, _)| aged.clone());
         let ages = aged.clone();
         self.open.fetch_add(1, Ordering::Relaxed);
         let (stop, open, window) = (self.stop.clone(), self.open.clone(), self.window);

@@ -154,6 +154,22 @@ async fn a_connection_that_waits_between_requests_is_kept() {
 }
 
 #[tokio::test]
+async fn a_connection_that_nobody_uses_ends_and_one_with_a_stream_stays() {
+    let server = Server::with(|c| c.limits.idle_timeout = Duration::from_millis(200)).await;
+    let mut idle = [server.http1().await, server.http2().await, server.http2().await];
+    for connection in &mut idle[..2] {
+        assert_eq!(connection.send(&server, "GET", "/v1/topics", &[], "").await.status, 200);
+    }
+    let mut used = server.http2().await;
+    let lines = [("accept", "application/x-ndjson")];
+    let stream = used.begin(&server, "GET", MESSAGES, &lines, "").await;
+    eventually("one connection is left", || server.metrics.connections.get() == 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await; // longer than it may rest
+    assert_eq!(used.send(&server, "GET", "/v1/topics", &[], "").await.status, 200);
+    drop((stream, idle));
+}
+
+#[tokio::test]
 async fn over_the_cap_peers_wait_for_a_place() {
     let server = Server::with(|c| c.limits.connections_max = 1).await;
     let mut first = server.http1().await;

@@ -83,16 +83,17 @@ impl<F: Future> Future for Watched<F> {
 }
 
 /// The body of an answer, in pieces where its stream is watched.
-pub(crate) struct Answer {
+pub(crate) struct Answer<O> {
     inner: Body,
     rest: Bytes,
     turn: Option<Turn>,
+    _open: O,
 }
 
-impl Answer {
-    /// Takes the body of an answer to the stream whose task this is.
-    pub(crate) fn new(inner: Body) -> Self {
-        Self { inner, rest: Bytes::new(), turn: TURN.try_with(Clone::clone).ok() }
+impl<O> Answer<O> {
+    /// Takes the body of an answer to the stream whose task this is, and what is held until its end.
+    pub(crate) fn new(inner: Body, open: O) -> Self {
+        Self { inner, rest: Bytes::new(), turn: TURN.try_with(Clone::clone).ok(), _open: open }
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
@@ -111,7 +112,7 @@ impl Answer {
     }
 }
 
-impl http_body::Body for Answer {
+impl<O: Unpin> http_body::Body for Answer<O> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -149,7 +150,7 @@ mod tests {
     async fn after(polls: usize, body: Body) -> (u32, Vec<usize>) {
         let turn = Turn::default();
         let take = async {
-            let (mut answer, mut sizes) = (Answer::new(body), Vec::new());
+            let (mut answer, mut sizes) = (Answer::new(body, ()), Vec::new());
             for _ in 0..polls {
                 let mut context = Context::from_waker(Waker::noop());
                 if let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut answer).poll_frame(&mut context) {
@@ -172,7 +173,7 @@ mod tests {
             Result<Frame<Bytes>, axum::Error>,
         >()));
         assert_eq!(after(1, silent).await, (0, vec![]), "silence of ours is nothing to take");
-        let whole = Answer::new(large()).collect().await.unwrap().to_bytes();
+        let whole = Answer::new(large(), ()).collect().await.unwrap().to_bytes();
         assert_eq!(whole.len(), PIECE + 5, "nobody watches");
     }
 
@@ -180,7 +181,7 @@ mod tests {
     async fn a_task_ends_whose_answer_is_not_taken() {
         let patience = Duration::from_millis(5);
         let stuck = async {
-            let mut answer = Answer::new(Body::from("x"));
+            let mut answer = Answer::new(Body::from("x"), ());
             let _ = answer.frame().await;
             std::future::pending::<()>().await;
         };
