@@ -66,7 +66,7 @@ impl Plexus {
         let mut command = Command::new(binary());
         command.args(["up", "--listen", &format!("127.0.0.1:{port}")]);
         command.args(["--admin", &format!("127.0.0.1:{admin}")]);
-        command.envs(settings.iter().copied()).env("PLEXUS__LOG", "trace");
+        command.envs(settings.iter().copied()).env("PLEXUS__LOG", "trace,h2=trace");
         Self::ready(command.stdout(out).stderr(err).spawn().unwrap(), port, admin).await
     }
 
