@@ -111,13 +111,26 @@ pub fn by_name(name: &str) -> Option<&'static Row> {
     REASONS.iter().find(|r| r.name == name)
 }
 
+/// Bytes of a sentence for people at most: it may quote what it refuses, which may be of any size.
+const SENTENCE_BYTES_MAX: usize = 1024;
+
+/// Cuts a sentence that is too long, and shows that it was.
+fn short(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if text.len() > SENTENCE_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(SENTENCE_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
 impl Error {
     /// Makes an error with the code of its reason. `message` is one sentence for people.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let row = reason.row();
         Self {
             code: row.code.as_str().into(),
-            message: message.into(),
+            message: short(message),
             reason: row.name.into(),
             domain: "plexus".into(),
             ..Self::default()
@@ -126,7 +139,7 @@ impl Error {
 
     /// Makes `FIELD_INVALID` for one field: `field` in lowerCamelCase, `description` with the bound.
     pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
-        let (field, description) = (field.into(), description.into());
+        let (field, description) = (short(field), short(description));
         let mut error = Self::new(Reason::FieldInvalid, format!("{field}: {description}"));
         error.violations.push(Violation { field, description });
         error
@@ -135,7 +148,7 @@ impl Error {
     /// Adds what is wrong with a field, keeping the reason.
     #[must_use]
     pub fn violation(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
-        self.violations.push(Violation { field: field.into(), description: description.into() });
+        self.violations.push(Violation { field: short(field), description: short(description) });
         self
     }
 
@@ -173,5 +186,15 @@ mod tests {
         assert_eq!(Reason::SlowReader.row().close, 3008);
         assert_eq!(Reason::EtagMismatch.row().http, 412);
         assert_eq!(Reason::NodeNotFound.row().code, Code::NotFound);
+    }
+
+    #[test]
+    fn an_error_quotes_what_it_refuses_only_so_far() {
+        let (long, bytes) = ("é".repeat(1 << 20), SENTENCE_BYTES_MAX + '…'.len_utf8());
+        let error = Error::field(&long, &long).violation(&long, "short");
+        let texts = error.violations.iter().flat_map(|v| [&v.field, &v.description]);
+        assert!(texts.chain([&error.message]).all(|text| text.len() <= bytes));
+        assert_eq!(error.violations[1].description, "short");
+        assert!(error.message.starts_with('é') && error.message.ends_with('…'));
     }
 }
