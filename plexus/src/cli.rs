@@ -139,10 +139,19 @@ pub(crate) async fn run() -> u8 {
     match Box::pin(cli.command.run()).await {
         Ok(()) => 0,
         Err(error) => {
+            let hint = hint(&matches, &error).await;
             if wants_json(&matches) {
-                eprintln!("{}", client::explain_json(&error));
+                let mut told = client::explain_json(&error);
+                if let (Some(hint), Some(message)) = (hint, told["message"].as_str()) {
+                    told["message"] = format!("{message}; {hint}").into();
+                }
+                eprintln!("{told}");
             } else {
-                eprintln!("plexus: {}", client::explain(&error));
+                eprintln!(
+                    "plexus: {}{}",
+                    client::explain(&error),
+                    hint.map_or(String::new(), |h| format!("\n  {h}"))
+                );
             }
             client::exit_code(&error)
         }
@@ -155,6 +164,16 @@ fn wants_json(matches: &ArgMatches) -> bool {
         Some((_, inner)) => wants_json(inner),
         None => matches.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or(false),
     }
+}
+
+/// Says more of a call that nobody answered.
+async fn hint(matches: &ArgMatches, error: &anyhow::Error) -> Option<&'static str> {
+    if !client::is_unheard(error) {
+        return None;
+    }
+    let leaf = std::iter::successors(Some(matches), |m| m.subcommand().map(|(_, inner)| inner)).last()?;
+    let target = client::Target::from_arg_matches(leaf).ok()?;
+    client::hint::scheme(&target.url().ok()?).await
 }
 
 impl Command {

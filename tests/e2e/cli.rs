@@ -38,7 +38,9 @@ impl User {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env("XDG_CONFIG_HOME", &self.home).env("PLEXUS_URL", &self.url).kill_on_drop(true);
-        for name in ["PLEXUS_CONTEXT", "PLEXUS_TOKEN", "PLEXUS_CA", "PLEXUS_CONFIG"] {
+        for name in
+            ["PLEXUS_CONTEXT", "PLEXUS_TOKEN", "PLEXUS_CA", "PLEXUS_CERT", "PLEXUS_KEY", "PLEXUS_CONFIG"]
+        {
             command.env_remove(name);
         }
         command
@@ -139,12 +141,60 @@ async fn a_gateway_with_tls_is_reached_by_who_trusts_its_certificate() {
     assert_eq!(unknown.code, 4, "{}{}", unknown.out, unknown.err);
     assert!(unknown.err.contains("UnknownIssuer"), "{}", unknown.err);
     user.url = format!("http://{}", up.address);
-    assert_ne!(user.run(&["pub", "demo", "hello"]).await.code, 0, "nothing but TLS is spoken");
+    let plain = user.run(&["pub", "demo", "hello"]).await;
+    assert_eq!(plain.code, 4, "nothing but TLS is spoken: {}", plain.err);
+    assert!(plain.err.contains("the port speaks TLS: try https://"), "{}", plain.err);
     let url = format!("https://{}", up.address);
     let added = user.run(&["context", "add", "tls", "--url", &url, "--ca-file", &certificate]).await;
     assert_eq!(added.code, 0, "{}", added.err);
     let named = user.run(&["sub", "demo", "--after", "0", "--limit", "1", "--context", "tls"]).await;
     assert_eq!(named.code, 0, "{}{}", named.out, named.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_asks_for_a_certificate_is_reached_by_who_has_one() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut user = User::new("certificates", String::new());
+    let (cert, key) = (user.home.join("cert.pem"), user.home.join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    // The same certificate is the gateway's, the client's and the authority that signed both.
+    let settings = [
+        ("PLEXUS__GATEWAY__TLS__CERTIFICATE", cert),
+        ("PLEXUS__GATEWAY__TLS__KEY", key),
+        ("PLEXUS__GATEWAY__TLS__CLIENT_CERTIFICATES", "require"),
+        ("PLEXUS__GATEWAY__TLS__CLIENT_CA", cert),
+    ];
+    let up = Plexus::start("up", "memory:", &settings).await;
+    user.url = format!("https://{}", up.address);
+    let shown = user.run(&["pub", "demo", "hello", "--ca", cert, "--cert", cert, "--key", key]).await;
+    assert_eq!(shown.code, 0, "{}{}", shown.out, shown.err);
+    let without = user.run(&["pub", "demo", "hello", "--ca", cert]).await;
+    assert_eq!(without.code, 4, "{}{}", without.out, without.err);
+    let half = user.run(&["pub", "demo", "hello", "--cert", cert]).await;
+    assert_eq!(half.code, 2, "{}", half.err);
+    let mut command = user.command(&["pub", "demo", "hello"]);
+    command.env("PLEXUS_CA", cert).env("PLEXUS_CERT", cert).env("PLEXUS_KEY", key);
+    assert_eq!(done(command).await.code, 0, "the environment says the same");
+    let files = ["--ca-file", cert, "--cert-file", cert, "--key-file", key];
+    let url = user.url.clone();
+    let added = user.run(&[&["context", "add", "own", "--url", &url], &files[..]].concat()).await;
+    assert_eq!(added.code, 0, "{}", added.err);
+    let named = user.run(&["sub", "demo", "--after", "0", "--limit", "1", "--context", "own"]).await;
+    assert_eq!(named.code, 0, "{}{}", named.out, named.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_expects_tls_of_a_plain_port_is_told() {
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let user = User::new("scheme", format!("https://{}", up.address));
+    let told = user.run(&["node", "ls"]).await;
+    assert_eq!(told.code, 4, "{}", told.err);
+    assert!(told.err.contains("the port speaks no TLS: try http://"), "{}", told.err);
+    let json = user.run(&["node", "ls", "--json"]).await;
+    let told: Value = serde_json::from_str(&json.err).unwrap();
+    assert!(told["message"].as_str().unwrap().ends_with("try http://"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,8 @@ pub(crate) enum Command {
     /// Remember a gateway; the first one becomes the current one.
     #[command(after_help = "Examples:
   plexus context add local --url http://127.0.0.1:8080
-  plexus context add prod --url https://plexus.example --token-file /run/secrets/plexus")]
+  plexus context add prod --url https://plexus.example --token-file /run/secrets/plexus
+  plexus context add inside --url https://plexus.internal --ca-file ca.pem --cert-file me.pem --key-file me.key")]
     Add(Add),
     /// Make a context the current one.
     #[command(after_help = "Examples:
@@ -53,6 +54,12 @@ pub(crate) struct Add {
     /// A PEM file with the authorities that sign the gateway's certificate.
     #[arg(long)]
     ca_file: Option<PathBuf>,
+    /// A PEM file with the certificate to show, for a gateway that asks for one.
+    #[arg(long, requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of that certificate.
+    #[arg(long, requires = "cert_file")]
+    key_file: Option<PathBuf>,
 }
 
 /// Everything that is remembered.
@@ -73,6 +80,10 @@ pub(super) struct Context {
     pub(super) token_file: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ca_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cert_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key_file: Option<PathBuf>,
 }
 
 impl Contexts {
@@ -112,11 +123,9 @@ impl Contexts {
             return Err(Failure::usage("the name has 1 to 64 letters, digits, `-`, `_` and `.`"));
         }
         super::check_url(&add.url)?;
-        self.contexts.insert(
-            add.name.clone(),
-            Context { url: add.url, token_file: add.token_file, ca_file: add.ca_file },
-        );
-        self.current.get_or_insert(add.name);
+        let Add { name, url, token_file, ca_file, cert_file, key_file } = add;
+        self.contexts.insert(name.clone(), Context { url, token_file, ca_file, cert_file, key_file });
+        self.current.get_or_insert(name);
         Ok(())
     }
 
@@ -181,7 +190,14 @@ mod tests {
     use super::*;
 
     fn add(name: &str, url: &str) -> Add {
-        Add { name: name.into(), url: url.into(), token_file: None, ca_file: None }
+        Add {
+            name: name.into(),
+            url: url.into(),
+            token_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The client: one file a noun. It speaks gRPC to a gateway and knows nothing of nodes or the bus.
 
 mod context;
+pub(crate) mod hint;
 mod messages;
 mod node;
 pub(crate) mod output;
@@ -153,6 +154,11 @@ pub(crate) fn explain_json(error: &anyhow::Error) -> serde_json::Value {
     output::value("Error", &told).unwrap_or_else(|_| serde_json::json!({"message": told.message}))
 }
 
+/// Tells whether the call got no answer at all, so that the way to the gateway may be the wrong one.
+pub(crate) fn is_unheard(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<tonic::transport::Error>())
+}
+
 /// The exit code of a failure.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(failure) = error.downcast_ref::<Failure>() {
@@ -162,8 +168,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Code::InvalidArgument) => cli::USAGE,
         Some(Code::NotFound) => cli::NOT_FOUND,
         Some(Code::Unavailable | Code::DeadlineExceeded) => cli::UNAVAILABLE,
+        Some(_) if is_unheard(error) => cli::UNAVAILABLE,
         Some(_) => cli::FAILED,
-        None if error.chain().any(|e| e.is::<tonic::transport::Error>()) => cli::UNAVAILABLE,
+        None if is_unheard(error) => cli::UNAVAILABLE,
         None => cli::FAILED,
     }
 }

@@ -16,7 +16,7 @@ use tonic::{
     Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 /// Where nobody says where.
@@ -36,6 +36,13 @@ pub(crate) struct Target {
     /// the context names, else the public ones.
     #[arg(long, global = true)]
     ca: Option<PathBuf>,
+    /// A PEM file with the client's own certificate and its chain, for a gateway that asks for one; else what
+    /// PLEXUS_CERT or the context names.
+    #[arg(long, global = true, requires = "cert_key")]
+    cert: Option<PathBuf>,
+    /// A PEM file with the private key of that certificate; else what PLEXUS_KEY or the context names.
+    #[arg(long = "key", global = true, requires = "cert")]
+    cert_key: Option<PathBuf>,
     /// The node: its id or PeerId.
     #[arg(long, short, default_value = "default", global = true)]
     pub(super) node: String,
@@ -54,6 +61,8 @@ struct Place {
     token: Option<String>,
     /// Whom it trusts to name the gateway; else the public authorities.
     ca: Option<PathBuf>,
+    /// Its own certificate and key, for a gateway that asks for one.
+    own: Option<(PathBuf, PathBuf)>,
 }
 
 /// Shows the token with every call.
@@ -84,17 +93,23 @@ impl Target {
         environment: ClientEnvironment,
         contexts: impl FnOnce() -> anyhow::Result<Contexts>,
     ) -> anyhow::Result<Place> {
-        let ClientEnvironment { url, context, token, ca } = environment;
+        let ClientEnvironment { url, context, token, ca, cert, key } = environment;
         let ca = self.ca.clone().or(ca);
+        let own = match self.cert.clone().zip(self.cert_key.clone()) {
+            None if cert.is_some() != key.is_some() => {
+                return Err(Failure::usage("PLEXUS_CERT and PLEXUS_KEY go together"));
+            }
+            own => own.or_else(|| cert.zip(key)),
+        };
         let url = self.url.clone().or_else(|| url.filter(|_| self.context.is_none()));
         if let Some(url) = url {
             super::check_url(&url)?;
-            return Ok(Place { url, token, ca });
+            return Ok(Place { url, token, ca, own });
         }
         let contexts = contexts()?;
         let named = self.context.as_deref().or(context.as_deref());
         let Some(context) = contexts.get(named)? else {
-            return Ok(Place { url: LOCAL.into(), token, ca });
+            return Ok(Place { url: LOCAL.into(), token, ca, own });
         };
         let read = |path: &std::path::PathBuf| {
             let text = std::fs::read_to_string(path);
@@ -102,11 +117,12 @@ impl Target {
         };
         let token = token.map(Ok).or_else(|| context.token_file.as_ref().map(read)).transpose()?;
         let ca = ca.or_else(|| context.ca_file.clone());
-        Ok(Place { url: context.url.clone(), token, ca })
+        let own = own.or_else(|| context.cert_file.clone().zip(context.key_file.clone()));
+        Ok(Place { url: context.url.clone(), token, ca, own })
     }
 
     async fn line(&self) -> anyhow::Result<Line> {
-        let Place { url, token, ca } = self.place(config::client_environment(), Contexts::load)?;
+        let Place { url, token, ca, own } = self.place(config::client_environment(), Contexts::load)?;
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|_| Failure::usage(format!("{url:?} is no address such as {LOCAL}")))?;
         let bearer = token.map(|token| {
@@ -118,7 +134,7 @@ impl Target {
         });
         let bearer = Bearer(bearer.transpose()?);
         let endpoint = match endpoint.uri().scheme_str() {
-            Some("https") => endpoint.tls_config(tls(ca.as_deref())?)?,
+            Some("https") => endpoint.tls_config(tls(ca.as_deref(), own.as_ref())?)?,
             _ => endpoint,
         };
         let endpoint = endpoint.connect_timeout(self.timeout.min(Duration::from_secs(5)));
@@ -159,12 +175,20 @@ impl Target {
     }
 }
 
-/// Trusts the authorities of a file, else the public ones.
-fn tls(ca: Option<&Path>) -> anyhow::Result<ClientTlsConfig> {
-    let Some(path) = ca else { return Ok(ClientTlsConfig::new().with_webpki_roots()) };
-    let pem = std::fs::read(path)
-        .map_err(|e| Failure::usage(format!("--ca: {} cannot be read: {e}", path.display())))?;
-    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+/// Trusts the authorities of a file, else the public ones, and shows a certificate where it has one.
+fn tls(ca: Option<&Path>, own: Option<&(PathBuf, PathBuf)>) -> anyhow::Result<ClientTlsConfig> {
+    let read = |flag: &str, path: &Path| {
+        std::fs::read(path)
+            .map_err(|e| Failure::usage(format!("{flag}: {} cannot be read: {e}", path.display())))
+    };
+    let config = match ca {
+        None => ClientTlsConfig::new().with_webpki_roots(),
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca", path)?)),
+    };
+    Ok(match own {
+        None => config,
+        Some((cert, key)) => config.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?)),
+    })
 }
 
 #[cfg(test)]
@@ -193,6 +217,8 @@ mod tests {
                 url: said(url),
                 context: said(context),
                 ca: None,
+                cert: None,
+                cert_key: None,
                 node: "default".into(),
                 json: false,
                 timeout: Duration::from_secs(1),
@@ -202,9 +228,12 @@ mod tests {
                 context: said(env_context),
                 token: said("t"),
                 ca: Some("e.pem".into()),
+                cert: Some("c.pem".into()),
+                key: Some("k.pem".into()),
             };
             let place = target.place(environment.clone(), contexts).unwrap();
-            assert_eq!(place, Place { url: wanted.into(), token: said("t"), ca: Some("e.pem".into()) });
+            let own = Some(("c.pem".into(), "k.pem".into()));
+            assert_eq!(place, Place { url: wanted.into(), token: said("t"), ca: Some("e.pem".into()), own });
             let bare = target.place(environment, none);
             match (url.is_empty(), context.is_empty(), env_url.is_empty(), env_context.is_empty()) {
                 (true, true, true, true) => assert_eq!(bare.unwrap().url, LOCAL),
