@@ -128,6 +128,27 @@ try {
       equal(await shown(cut, way, wanted.length), wanted));
   await cut.close();
 
+  await promise("/docs shows every operation, and talks to the gateway alone", async () => {
+    const { paths } = await (await fetch(`${gateway}/openapi.json`)).json();
+    const verbs = ["get", "put", "post", "patch", "delete"];
+    const wanted = Object.values(paths).reduce((sum, path) => sum + verbs.filter((verb) => path[verb]).length, 0);
+    const reference = await browser.newPage();
+    const problems = [];
+    const hosts = new Set();
+    reference.on("pageerror", (error) => problems.push(error.message));
+    // What its own policy forbids is an error of the console as well.
+    reference.on("console", (line) => line.type() === "error" && problems.push(line.text()));
+    reference.on("request", (request) => request.url().startsWith("data:") || hosts.add(new URL(request.url()).host));
+    await reference.goto(`${gateway}/docs`);
+    const entries = reference.locator(".nav-bar-path[data-content-id]");
+    await entries.nth(wanted - 1).waitFor({ state: "attached", timeout: 20_000 });
+    equal(await entries.count(), wanted);
+    await entries.first().click();
+    await reference.locator(".request-panel, api-request").first().waitFor({ timeout: 20_000 });
+    equal([[...hosts], problems], [[new URL(gateway).host], []]);
+    await reference.close();
+  });
+
   const stranger = await open(await serve(0));
   await promise("a page of an origin that is not listed may not publish", async () => {
     await publish(stranger, "from a stranger");
