@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
@@ -69,6 +69,30 @@ impl Http {
         let (parts, incoming, mut connection) = self.open(method, path, headers, body.into()).await?;
         let body = timeout(PATIENCE, incoming.collect()).await.context("the body does not end")??.to_bytes();
         connection.abort_all();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
+    /// The same over HTTP/2.
+    pub async fn send_by_http2(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer> {
+        let stream = TcpStream::connect(self.address).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into()))?;
+        let response = timeout(PATIENCE, sender.send_request(request)).await.context("no answer")??;
+        let (parts, body) = response.into_parts();
+        let body = timeout(PATIENCE, body.collect()).await.context("the body does not end")??.to_bytes();
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 

@@ -2,8 +2,10 @@
 //!
 //! - [`calls`] requests that can be said in every dialect, but mean nothing
 //! - [`wire`] what is no request at all: text, heads, frames, bytes
+//! - [`half`] what is never whole, and what lies about its length
 
 mod calls;
+mod half;
 mod wire;
 
 use serde_json::Value;
@@ -74,10 +76,10 @@ fn expand(value: Value) -> Value {
 
 #[test]
 fn there_are_enough_rows_and_each_is_there_once() {
-    let sections = ["calls", "json", "http", "rpc", "raw", "frames"];
+    let sections = ["calls", "json", "http", "rpc", "raw", "frames", "bodies", "sockets"];
     let all: Vec<_> = sections.iter().flat_map(|s| rows(s).into_iter().map(move |r| (s, r))).collect();
     for (index, (section, row)) in all.iter().enumerate() {
         assert!(!all[..index].contains(&(section, row.clone())), "[{section}] {row:?} is there twice");
     }
-    assert!(all.len() > 250, "{}", all.len());
+    assert!(all.len() > 330, "{}", all.len());
 }

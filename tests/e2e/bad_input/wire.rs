@@ -6,6 +6,7 @@ use crate::dialects::{
     ws::{Heard, Session},
 };
 use base64::Engine;
+use http::Version;
 use plexus_tests::{Cluster, Http};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -17,30 +18,43 @@ use tokio_tungstenite::tungstenite::Message;
 
 /// Collects what differs, and shows all of it.
 #[derive(Default)]
-struct Wrong(Vec<String>);
+pub(super) struct Wrong(Vec<String>);
 
 impl Wrong {
-    fn check(&mut self, what: &str, told: String, wanted: String) {
+    pub(super) fn check(&mut self, what: &str, told: String, wanted: String) {
         if told != wanted {
             let what: String = what.chars().take(120).collect();
             self.0.push(format!("{what}: {told}, not {wanted}"));
         }
     }
 
-    fn none(self) {
+    pub(super) fn none(self) {
         assert!(self.0.is_empty(), "{}:\n{}", self.0.len(), self.0.join("\n"));
     }
 }
 
+/// Both versions of HTTP.
+const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
 /// Sends what a row says: `verb path`, headers, body.
-async fn send(address: SocketAddr, line: &str, headers: &str, body: &str) -> plexus_tests::Answer {
+async fn send(
+    address: SocketAddr,
+    version: Version,
+    line: &str,
+    headers: &str,
+    body: &str,
+) -> plexus_tests::Answer {
     let (verb, path) = line.split_once(' ').unwrap();
     let headers = long(cell(headers).unwrap_or_default());
     let pairs = headers.split(";;").filter_map(|pair| pair.split_once(':'));
     let pairs: Vec<_> = pairs.map(|(name, value)| (name.trim(), value.trim())).collect();
     let body = long(cell(body).unwrap_or_default());
-    let sent = Http::new(address).send(verb.parse().unwrap(), &long(path), &pairs, body).await;
-    sent.unwrap_or_else(|e| panic!("{line}: {e}"))
+    let (http, verb, path) = (Http::new(address), verb.parse().unwrap(), long(path));
+    let sent = match version {
+        Version::HTTP_2 => http.send_by_http2(verb, &path, &pairs, body).await,
+        _ => http.send(verb, &path, &pairs, body).await,
+    };
+    sent.unwrap_or_else(|e| panic!("{version:?} {line}: {e:#}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,21 +63,23 @@ async fn what_is_no_request_of_rest_is_refused_by_its_field() {
     let (http, mut wrong) = (cluster.client(), Wrong::default());
     http.post("/v1/nodes", &json!({"id": "taken"})).await.unwrap().ok().unwrap();
     http.post("/v1/topics/t/messages", &json!({"text": "x"})).await.unwrap().ok().unwrap();
-    for row in rows("http") {
+    let cells = rows("http").into_iter().flat_map(|row| VERSIONS.map(|version| (version, row.clone())));
+    for (version, row) in cells {
         let [line, headers, body, status, reason, field] = row[..] else { panic!("{row:?}") };
-        let answer = send(http.address, line, headers, body).await;
+        let answer = send(http.address, version, line, headers, body).await;
         let mut told = format!("{}", answer.status.as_u16());
         if !answer.status.is_success() {
             let kind = answer.headers.get("content-type").map(|k| k.to_str().unwrap()).unwrap_or("no type");
-            assert_eq!(kind, "application/problem+json", "{row:?}");
+            assert_eq!(kind, "application/problem+json", "{version:?} {row:?}");
             let problem = answer.json();
             assert_eq!(problem["status"], answer.status.as_u16(), "{problem}");
-            assert_eq!(answer.headers.contains_key("allow"), answer.status == 405, "{row:?}");
+            assert_eq!(answer.headers.contains_key("allow"), answer.status == 405, "{version:?} {row:?}");
             let failure = Failure::of_json(&problem);
             let field = failure.fields.first().map_or("-", String::as_str);
             told = format!("{told} {} {field}", failure.reason);
         }
-        wrong.check(&format!("{line} {headers} {body}"), told, format!("{status} {reason} {field}"));
+        let what = format!("{version:?} {line} {headers} {body}");
+        wrong.check(&what, told, format!("{status} {reason} {field}"));
     }
     wrong.none();
 }
@@ -76,7 +92,7 @@ async fn text_that_is_no_json_of_the_request_is_refused_in_every_dialect_of_json
         let [text, rest, field, connect, session] = row[..] else { panic!("{row:?}") };
         let body = long(text);
         let kind = "content-type: application/json";
-        let answer = send(address, "POST /v1/topics/j/messages", kind, text).await;
+        let answer = send(address, Version::HTTP_11, "POST /v1/topics/j/messages", kind, text).await;
         let told = match answer.status.is_success() {
             true => "ok -".to_owned(),
             false => {
@@ -85,7 +101,8 @@ async fn text_that_is_no_json_of_the_request_is_refused_in_every_dialect_of_json
             }
         };
         wrong.check(&format!("REST {text}"), told, format!("{rest} {field}"));
-        let answer = send(address, "POST /plexus.v1.TopicService/Publish", kind, text).await;
+        let answer =
+            send(address, Version::HTTP_11, "POST /plexus.v1.TopicService/Publish", kind, text).await;
         let told =
             if answer.status.is_success() { "ok".into() } else { connect_error(&answer.json()).reason };
         wrong.check(&format!("Connect {text}"), told, connect.into());
@@ -120,13 +137,15 @@ fn connect_error(error: &Value) -> Failure {
 async fn what_is_no_call_of_connect_is_refused_as_its_specification_says() {
     let cluster = Cluster::one().await;
     let (address, mut wrong) = (cluster.gateways[0].0, Wrong::default());
-    for row in rows("rpc") {
+    let cells = rows("rpc").into_iter().flat_map(|row| VERSIONS.map(|version| (version, row.clone())));
+    for (version, row) in cells {
         let [line, headers, body, status, code, reason] = row[..] else { panic!("{row:?}") };
-        let answer = send(address, line, headers, body).await;
+        let answer = send(address, version, line, headers, body).await;
         let error = serde_json::from_slice(&answer.body).unwrap_or_default();
         let failure = connect_error(&error);
         let told = format!("{} {} {}", answer.status.as_u16(), failure.code, or_none(&failure.reason));
-        wrong.check(&format!("{line} {headers} {body}"), told, format!("{status} {code} {reason}"));
+        let what = format!("{version:?} {line} {headers} {body}");
+        wrong.check(&what, told, format!("{status} {code} {reason}"));
     }
     wrong.none();
 }
