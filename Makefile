@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 E2E = $(CARGO) test --locked -q -p plexus-tests --test e2e --
 
-.PHONY: help run test build unit e2e bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit clean
+.PHONY: help run test build unit e2e bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
 
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -59,6 +59,7 @@ lint: fmt clippy docs contract ## Everything that CI checks beside the tests
 
 fmt:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 
 clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -71,6 +72,9 @@ contract: ## Check the protos: bindings, names, comments, lint
 
 audit: ## Licences, bans and sources of the dependencies; advisories where their database can be had
 	@tools/audit
+
+fuzz: ## Run every fuzz target for SECONDS each (600), or those that TARGETS names; needs a C++ compiler
+	@CARGO="$(CARGO)" tools/fuzz $(or $(SECONDS),600) $(TARGETS)
 
 clean:
 	$(CARGO) clean

@@ -160,7 +160,7 @@ impl Keys {
         known.is_some_and(|known| known.caller.is_same(caller) && known.caller.grants == caller.grants)
     }
 
-    fn read(file: &File) -> Result<Self, String> {
+    pub(crate) fn read(file: &File) -> Result<Self, String> {
         if file.keys.len() > KEYS_MAX {
             return Err(format!("at most {KEYS_MAX} keys"));
         }

@@ -9,6 +9,8 @@ pub mod config;
 pub mod edge;
 pub mod error;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod grant;
 pub mod holdings;
 pub mod key;

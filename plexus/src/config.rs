@@ -244,6 +244,10 @@ pub(crate) struct ClientEnvironment {
     pub(crate) token: Option<String>,
     /// `PLEXUS_CA`: a file with the authorities that sign its certificate.
     pub(crate) ca: Option<PathBuf>,
+    /// `PLEXUS_CERT`: a file with the client's own certificate.
+    pub(crate) cert: Option<PathBuf>,
+    /// `PLEXUS_KEY`: a file with its private key.
+    pub(crate) key: Option<PathBuf>,
 }
 
 /// Reads what the environment says to a client; what is empty is not said.
@@ -254,6 +258,8 @@ pub(crate) fn client_environment() -> ClientEnvironment {
         context: said("PLEXUS_CONTEXT"),
         token: said("PLEXUS_TOKEN"),
         ca: said("PLEXUS_CA").map(PathBuf::from),
+        cert: said("PLEXUS_CERT").map(PathBuf::from),
+        key: said("PLEXUS_KEY").map(PathBuf::from),
     }
 }
 
@@ -331,6 +337,20 @@ mod tests {
         let defaults: toml::Table =
             toml::from_str(&toml::to_string(&Config::of(Role::Gateway)).unwrap()).unwrap();
         assert_eq!(read, defaults, "run `plexus config print --role gateway > deploy/plexus.toml`");
+    }
+
+    #[test]
+    fn what_the_fuzzers_found_in_files_of_a_part_is_no_file_that_breaks_the_whole() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/config");
+        let mut read = 0;
+        for file in std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()) {
+            for role in [Role::Up, Role::Gateway, Role::Worker] {
+                let _ =
+                    Config::join(role, Some(&file), environment(&[])).map(|config| config.print().unwrap());
+            }
+            read += 1;
+        }
+        assert!(read > 5, "the check reads the corpus");
     }
 
     /// What is said against a config by the check, and what by the part itself as it starts.

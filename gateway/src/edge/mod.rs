@@ -30,6 +30,8 @@ pub(crate) mod desc;
 pub(crate) mod drain;
 mod flood;
 pub(crate) mod forwarders;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guard;
 pub(crate) mod json;
 pub(crate) mod limits;

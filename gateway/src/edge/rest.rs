@@ -79,7 +79,8 @@ impl Rest {
             return Ok(form.head());
         }
         let timeout = limits::asked(&parts.headers)?;
-        let request = self.request(route, captures, &parts, body).await?;
+        let limit = self.trunk.limits().body_bytes_max;
+        let request = request(route, captures, &parts, body, limit).await?;
         let method = route.method.clone();
         let dialect = match form {
             None => Dialect::Rest,
@@ -122,38 +123,37 @@ impl Rest {
         let verbs = format!("{}, OPTIONS", found.allow.join(", "));
         Ok(allow(self.trunk.registry(), &parts.method, &parts.headers, &verbs))
     }
+}
 
-    /// Makes the request from all its places.
-    async fn request(
-        &self,
-        route: &Route,
-        captures: Captures,
-        parts: &request::Parts,
-        body: Body,
-    ) -> Result<DynamicMessage, Box<v1::Error>> {
-        let limit = self.trunk.limits().body_bytes_max;
-        let query = parts.uri.query().unwrap_or_default();
-        let (mut message, raw) = match route.rule.body.as_str() {
-            "" => body::none(&route.method, body).await?,
-            field => body::read(&route.method, field, &parts.headers, body, limit).await?,
-        };
-        for (name, value) in &captures {
-            fill(&mut message, name, value)?;
-        }
-        if raw || route.rule.body != "*" {
-            let mut taken: Vec<String> = captures.iter().map(|(name, _)| name.clone()).collect();
-            if !route.rule.body.is_empty() {
-                taken.extend(body::payload(&route.method));
-            }
-            bind::query(&mut message, query, &taken)?;
-        } else if let Some((name, _)) = bind::pairs(query).first() {
-            let text = "belongs in the JSON body";
-            let error = v1::Error::new(Reason::UnknownParameter, format!("{name}: {text}"));
-            return Err(Box::new(error.violation(name, text)));
-        }
-        convention::fill(&mut message, &route.method, &parts.headers)?;
-        Ok(message)
+/// Makes a request from all its places; its body has at most `limit` bytes.
+pub(crate) async fn request(
+    route: &Route,
+    captures: Captures,
+    parts: &request::Parts,
+    body: Body,
+    limit: usize,
+) -> Result<DynamicMessage, Box<v1::Error>> {
+    let query = parts.uri.query().unwrap_or_default();
+    let (mut message, raw) = match route.rule.body.as_str() {
+        "" => body::none(&route.method, body).await?,
+        field => body::read(&route.method, field, &parts.headers, body, limit).await?,
+    };
+    for (name, value) in &captures {
+        fill(&mut message, name, value)?;
     }
+    if raw || route.rule.body != "*" {
+        let mut taken: Vec<String> = captures.iter().map(|(name, _)| name.clone()).collect();
+        if !route.rule.body.is_empty() {
+            taken.extend(body::payload(&route.method));
+        }
+        bind::query(&mut message, query, &taken)?;
+    } else if let Some((name, _)) = bind::pairs(query).first() {
+        let text = "belongs in the JSON body";
+        let error = v1::Error::new(Reason::UnknownParameter, format!("{name}: {text}"));
+        return Err(Box::new(error.violation(name, text)));
+    }
+    convention::fill(&mut message, &route.method, &parts.headers)?;
+    Ok(message)
 }
 
 /// Chooses between a list and its watch, and how the watch is written.

@@ -10,7 +10,7 @@ mod admin;
 mod history;
 mod mask;
 mod nodes;
-mod page;
+pub(crate) mod page;
 mod peers;
 mod reading;
 mod records;

@@ -12,16 +12,16 @@ const MARK: usize = 8;
 
 /// One page.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// Entries at most.
-    pub(super) size: usize,
+    pub(crate) size: usize,
     /// Where the page before ended.
-    pub(super) after: Option<String>,
+    pub(crate) after: Option<String>,
     mark: [u8; MARK],
 }
 
 /// Checks `page_size` alone, for lists that the owner cuts.
-pub(super) fn size(size: i32) -> Result<usize, Failure> {
+pub(crate) fn size(size: i32) -> Result<usize, Failure> {
     match usize::try_from(size) {
         Ok(0) => Ok(DEFAULT),
         Ok(size) => Ok(size.min(MOST)),
@@ -31,7 +31,7 @@ pub(super) fn size(size: i32) -> Result<usize, Failure> {
 
 impl Page {
     /// Reads `page_size` and `page_token`; `fields` are the others, which the token must agree with.
-    pub(super) fn read(page_size: i32, token: &str, fields: &[u8]) -> Result<Self, Failure> {
+    pub(crate) fn read(page_size: i32, token: &str, fields: &[u8]) -> Result<Self, Failure> {
         let mark = <[u8; MARK]>::try_from(&Sha256::digest(fields)[..MARK]).expect("a digest is longer");
         let bad = || {
             let text = "the page token is not ours or belongs to other fields";
@@ -49,7 +49,7 @@ impl Page {
     }
 
     /// The token of the page after one that ended here.
-    pub(super) fn token(&self, end: &str) -> String {
+    pub(crate) fn token(&self, end: &str) -> String {
         BASE64_URL_SAFE_NO_PAD.encode([&self.mark[..], end.as_bytes()].concat())
     }
 }

@@ -9,6 +9,8 @@
 //! [`super::ranges`] is the table of addresses. The rules only grow stricter from worker to
 //! spec; development (`allow_private`) lifts loopback, private ranges, ports and names, no more.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod guarded;
 mod rule;
 

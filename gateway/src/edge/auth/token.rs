@@ -28,6 +28,9 @@ use std::{
 };
 use tokio::sync::mpsc;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+
 /// Keys of a file at most.
 const KEYS_MAX: usize = 100;
 /// Bytes of such a file, or of what the issuer answers, at most.

@@ -11,6 +11,8 @@ mod call;
 mod calls;
 mod event_loop;
 mod form;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod socket;
 
