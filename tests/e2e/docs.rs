@@ -166,3 +166,50 @@ fn every_operation_is_documented() {
         services.flat_map(|s| s.methods().map(|m| m.name().to_owned()).collect::<Vec<_>>()).collect();
     assert_eq!(documented, alive);
 }
+
+#[test]
+fn every_operation_is_documented_with_its_path() {
+    let text = read("docs/api.md");
+    for rpc in crate::dialects::rpc::Rpc::all() {
+        let name = rpc.name.split('/').next_back().unwrap();
+        let row = text.lines().find(|l| l.starts_with(&format!("| `{name}`"))).unwrap();
+        let main = format!("`{} {}`", rpc.rules[0].verb, rpc.rules[0].template);
+        assert!(row.contains(&main), "docs/api.md: {name} has the path {main}");
+        assert_eq!(row.contains('⇶'), rpc.streams, "docs/api.md: {name}");
+    }
+}
+
+#[test]
+fn every_frame_of_a_session_is_documented() {
+    let text = read("docs/websocket.md");
+    let pool = prost_reflect::DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap();
+    for field in pool.get_message_by_name("plexus.v1.SessionFrame").unwrap().fields() {
+        assert!(
+            text.contains(&format!("`{}`", field.json_name())),
+            "docs/websocket.md lacks {}",
+            field.name()
+        );
+    }
+}
+
+#[test]
+fn every_rule_of_the_dial_guard_is_documented() {
+    let text = read("docs/security.md");
+    let code = read("worker/src/swarm/guard/rule.rs");
+    let names: Vec<_> = code
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once(" => \"")?.1.strip_suffix("\","))
+        .collect();
+    assert!(names.len() > 20, "the check reads the rules");
+    for name in names {
+        assert!(text.contains(&format!("`{name}`")), "docs/security.md lacks the rule {name}");
+    }
+}
+
+#[test]
+fn every_dialect_says_how_it_writes_an_error() {
+    let text = read("docs/errors.md");
+    for heading in ["REST", "Connect", "gRPC, gRPC-Web", "WebSocket", "SSE, NDJSON"] {
+        assert!(text.contains(&format!("**{heading}**")), "docs/errors.md shows no error of {heading}");
+    }
+}

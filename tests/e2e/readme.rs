@@ -1,24 +1,49 @@
-//! The README's commands work when pasted, in the order in which they stand.
+//! The commands of the README and of the documents work when pasted, in the order in which they stand.
 
+use crate::dialects::ws::Session;
+use futures::StreamExt;
 use plexus_tests::{
     eventually,
     process::{Plexus, binary},
     redis::{Server, free_port},
 };
+use serde_json::{Value, json};
 use std::{path::PathBuf, process::Stdio, time::Duration};
 use tokio::process::{Child, Command};
+use tokio_tungstenite::tungstenite::Message;
 
 /// Seconds after which a command that follows something is ended.
 const FOLLOW: &str = "4";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The commands of all blocks that show a console, continued lines joined.
-fn commands() -> Vec<String> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = std::fs::read_to_string(root.join("README.md")).unwrap();
+/// What a document's commands need that a test of this file has not, and what runs them instead.
+const ELSEWHERE: [(&str, &str); 10] = [
+    ("make ", "CI"),
+    ("npm ", "make clients"),
+    ("cd examples/", "make clients"),
+    ("python", "make clients"),
+    ("pip ", "make clients"),
+    ("mypy ", "make clients"),
+    ("./generate.sh", "make clients"),
+    ("cargo run -q -p plexus -- up --config examples/browser.toml", "make clients"),
+    ("PLEXUS_CONFIG=examples/browser.toml make run", "make clients"),
+    ("grpcurl ", "make conformance, by reflection"),
+];
+
+/// The commands of all blocks of a document that show a console, continued lines joined.
+fn commands_of(document: &str) -> Vec<String> {
+    let text = self::document(document);
     let blocks = text.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let joined = blocks.map(|block| block.replace("\\\n", " ")).collect::<String>();
     joined.lines().filter_map(|line| line.strip_prefix("$ ").map(ToOwned::to_owned)).collect()
+}
+
+fn document(path: &str) -> String {
+    std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+fn commands() -> Vec<String> {
+    commands_of("README.md")
 }
 
 /// A shell of a user who has the program, in a folder of its own.
@@ -38,13 +63,13 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_readme_s_client_commands_work_when_pasted() {
+/// Pastes the client's commands of a document, and answers how many there were.
+async fn paste(document: &str) -> usize {
     let up = Plexus::start("up", "memory:", &[]).await;
-    let (folder, mut run) = (folder("clients"), 0);
+    let (folder, mut run) = (folder(&document.replace('/', "-")), 0);
     // A placeholder cannot be pasted, and servers have a test of their own.
     let client = |c: &&String| (c.starts_with("curl ") || c.starts_with("plexus ")) && !c.contains(['…']);
-    for command in commands().iter().filter(client).filter(|c| !c.contains("--bus")) {
+    for command in commands_of(document).iter().filter(client).filter(|c| !c.contains("--bus")) {
         let local = command.replace("localhost:8080", &up.address.to_string());
         let mut shell = shell(&local, &folder);
         shell.env("PLEXUS_URL", format!("http://{}", up.address));
@@ -53,14 +78,107 @@ async fn the_readme_s_client_commands_work_when_pasted() {
         let said = String::from_utf8_lossy(&output.stdout);
         match output.status.code() {
             Some(0) => {}
-            Some(124) => assert!(!said.is_empty(), "{command} follows and says nothing"),
-            code => assert!(command.contains("# refused"), "{command}: {code:?} {said} {:?}", output.stderr),
+            Some(124) => assert!(!said.is_empty(), "{document}: {command} follows and says nothing"),
+            code => {
+                let err = String::from_utf8_lossy(&output.stderr);
+                assert!(command.contains("# refused"), "{document}: {command}: {code:?} {said} {err}");
+            }
         }
-        assert!(!said.contains("\"reason\""), "{command}: {said}");
+        assert!(!said.contains("\"reason\""), "{document}: {command}: {said}");
         run += 1;
     }
-    assert!(run > 8, "the check reads the README: {run}");
     std::fs::remove_dir_all(folder).unwrap();
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_s_client_commands_work_when_pasted() {
+    let run = paste("README.md").await;
+    assert!(run > 8, "the check reads the README: {run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_client_commands_work_when_pasted() {
+    for (document, least) in
+        [("docs/clients.md", 5), ("docs/cli.md", 5), ("docs/security.md", 1), ("docs/api.md", 3)]
+    {
+        let run = paste(document).await;
+        assert!(run >= least, "the check reads {document}: {run}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_errors_that_a_document_shows_are_those_that_come() {
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let (folder, text) = (folder("errors"), document("docs/errors.md"));
+    let mut shown = text.lines().filter(|line| line.starts_with(['{', '←']));
+    for command in commands_of("docs/errors.md") {
+        let local = command.replace("localhost:8080", &up.address.to_string());
+        let output = shell(&local, &folder).output().await.unwrap();
+        let came: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let wanted: Value = serde_json::from_str(shown.next().unwrap()).unwrap();
+        assert_eq!(came, wanted, "{command}");
+    }
+    let mut session = Session::open(up.address, None).await;
+    session.say(json!({"id": 1, "call": "NodeService.ListNodes", "params": {"pageSize": -1}})).await;
+    let Some(Ok(Message::Text(came))) = session.socket.next().await else { panic!("a frame") };
+    let wanted = shown.next().and_then(|line| line.strip_prefix("← ")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&came).unwrap(), serde_json::from_str::<Value>(wanted).unwrap());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_says_what_the_document_shows() {
+    let up = Plexus::start("up", "memory:", &[]).await;
+    let mut session = Session::open(up.address, None).await;
+    let text = document("docs/websocket.md");
+    let dialogue = text.split("```\n→ ").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let dialogue = format!("→ {dialogue}");
+    let mut lines = 0;
+    for line in dialogue.lines().filter(|line| !line.is_empty()) {
+        lines += 1;
+        let (way, frame) = line.split_once(' ').unwrap();
+        let frame: Value = serde_json::from_str(frame).unwrap();
+        if way == "→" {
+            session.say(frame).await;
+            continue;
+        }
+        let Some(Ok(Message::Text(came))) = session.socket.next().await else { panic!("{line}") };
+        let came: Value = serde_json::from_str(&came).unwrap();
+        assert!(has_shape(&came, &frame), "{came} is not like {frame}");
+    }
+    assert!(lines > 5, "the check reads the dialogue");
+}
+
+/// Whether everything that is shown is there; positions are others every time.
+fn has_shape(came: &Value, shown: &Value) -> bool {
+    match (came, shown) {
+        (Value::Object(came), Value::Object(shown)) => {
+            shown.iter().all(|(name, value)| came.get(name).is_some_and(|c| has_shape(c, value)))
+        }
+        (Value::String(came), Value::String(shown)) => {
+            came == shown || (came.contains('-') && shown.contains('-'))
+        }
+        (came, shown) => came == shown,
+    }
+}
+
+#[test]
+fn every_command_of_a_document_is_run_by_a_test() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let documents = std::fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().file_name());
+    let documents = documents.map(|name| format!("docs/{}", name.to_str().unwrap()));
+    let documents: Vec<_> = documents.filter(|name| name.ends_with(".md")).collect();
+    let pasted =
+        ["README.md", "docs/clients.md", "docs/cli.md", "docs/security.md", "docs/api.md", "docs/errors.md"];
+    for document in documents.iter().map(String::as_str).chain(["README.md", "CONTRIBUTING.md"]) {
+        for command in commands_of(document) {
+            let elsewhere = ELSEWHERE.iter().any(|(begin, _)| command.starts_with(begin));
+            let here = ["curl ", "plexus ", "export PATH", "head -c 32", "PLEXUS__WORKER__KEYS__FILE"];
+            let here = pasted.contains(&document) && here.iter().any(|begin| command.starts_with(begin));
+            assert!(elsewhere || here, "{document}: nobody runs {command:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
