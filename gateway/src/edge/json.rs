@@ -138,6 +138,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_to_its_last_bit() {
+        let said = br#"{"score":8.623516079449852e-308}"#;
+        let read = read(&message("plexus.v1.Peer"), said, Unknown::Refuse).unwrap();
+        assert_eq!(write(&read).unwrap(), &said[..]);
+    }
+
+    #[test]
     fn an_event_is_named_by_its_field_without_parsing_it() {
         let (name, value) = untag(&Bytes::from_static(br#"{"end":{"reason":"LIMIT"}}"#)).unwrap();
         assert_eq!((&name[..], &value[..]), (&b"end"[..], &br#"{"reason":"LIMIT"}"#[..]));
