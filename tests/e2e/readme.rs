@@ -84,7 +84,7 @@ async fn paste(document: &str) -> usize {
                 assert!(command.contains("# refused"), "{document}: {command}: {code:?} {said} {err}");
             }
         }
-        assert!(!said.contains("\"reason\""), "{document}: {command}: {said}");
+        assert!(!said.contains("\"reason\":\""), "{document}: {command}: {said:.200}");
         run += 1;
     }
     std::fs::remove_dir_all(folder).unwrap();
@@ -100,7 +100,7 @@ async fn the_readme_s_client_commands_work_when_pasted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documents_client_commands_work_when_pasted() {
     for (document, least) in
-        [("docs/clients.md", 5), ("docs/cli.md", 5), ("docs/security.md", 1), ("docs/api.md", 3)]
+        [("docs/clients.md", 5), ("docs/cli.md", 3), ("docs/security.md", 1), ("docs/api.md", 3)]
     {
         let run = paste(document).await;
         assert!(run >= least, "the check reads {document}: {run}");

@@ -19,7 +19,7 @@ use super::{
 use crate::{error, frame::TakesFrames, metrics::Dialect};
 use axum::body::Body;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, Version, header};
 use plexus_proto::v1;
 use std::{
     convert::Infallible,
@@ -95,6 +95,16 @@ impl App {
 impl Desk {
     async fn handle(self, mut request: Request<Body>) -> Response<Body> {
         let face = self.face(&request);
+        if let Err(refusal) = framed(&request) {
+            self.0.trunk.metrics().refused.inc();
+            let two = request.version() >= Version::HTTP_2;
+            let mut response = self.refuse(face, request, refusal).await;
+            if !two {
+                // Nobody knows for certain where the next request begins.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            return response;
+        }
         if let Err(refusal) = self.admit(face, &mut request) {
             self.0.trunk.metrics().refused.inc();
             let limited = self.0.trunk.rates().attempt(request.extensions()).err();
@@ -299,5 +309,20 @@ impl Service<Request<Body>> for Desk {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let desk = self.clone();
         Box::pin(async move { Ok(desk.handle(request).await) })
+    }
+}
+
+/// Refuses a head that two readers could understand in two ways: hosts that differ or are missing, chunks in
+/// words that hyper reads and others do not (RFC 9112, 3.2 and 6.1).
+fn framed(request: &Request<Body>) -> Result<(), Box<v1::Error>> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(Box::new(v1::Error::field("host", "exactly one")));
+    }
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Box::new(v1::Error::field("transfer-encoding", "chunked, once, or none"))),
     }
 }

@@ -18,6 +18,7 @@ use plexus_proto::{reason::Reason, v1};
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
 
 /// The paths over the trunk.
 #[derive(Clone)]
@@ -80,7 +81,14 @@ impl Rest {
         }
         let timeout = limits::asked(&parts.headers)?;
         let limit = self.trunk.limits().body_bytes_max;
-        let request = request(route, captures, &parts, body, limit).await?;
+        // The time a body takes is the call's.
+        let begun = Instant::now();
+        let reading = request(route, captures, &parts, body, limit);
+        let request = match limits::deadline(self.trunk.limits(), timeout, false) {
+            Some(by) => timeout_at(by, reading).await.map_err(|_| Box::new(limits::expired()))??,
+            None => reading.await?,
+        };
+        let timeout = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let method = route.method.clone();
         let dialect = match form {
             None => Dialect::Rest,

@@ -1,6 +1,6 @@
 //! Requests that are never whole, lengths that lie and bodies that grow, on HTTP/1 and HTTP/2 alike.
 
-use super::{PATIENCE, cell, rows, wire::Wrong};
+use super::{PATIENCE, cell, long, rows, wire::Wrong};
 use crate::dialects::rpc::{BASE64, Failure};
 use base64::Engine;
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::{
     time::timeout,
 };
 
+type Answer = (u16, HeaderMap, HeaderMap, Bytes);
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The content type and the path of a dialect.
@@ -69,12 +70,8 @@ fn body(bytes: Vec<u8>, end: &str) -> Body {
     StreamBody::new(first.chain(rest)).boxed_unsync()
 }
 
-/// Sends a request and answers status, headers, trailers and body; `None`: nothing came.
-async fn send(
-    address: SocketAddr,
-    version: Version,
-    request: Request<Body>,
-) -> Option<(u16, HeaderMap, HeaderMap, Bytes)> {
+/// Sends a request and answers status, headers, trailers and body.
+async fn send(address: SocketAddr, version: Version, request: Request<Body>) -> Result<Answer, &'static str> {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let mut tasks = JoinSet::new();
     let answer = async {
@@ -92,12 +89,15 @@ async fn send(
         let trailers = body.trailers().cloned().unwrap_or_default();
         Some((head.status.as_u16(), head.headers, trailers, body.to_bytes()))
     };
-    timeout(PATIENCE, answer).await.expect("an answer or an end")
+    timeout(PATIENCE, answer).await.map_err(|_| "hangs")?.ok_or("nothing")
 }
 
 /// What an answer says: its code and its reason.
-fn told(kind: &str, answer: Option<(u16, HeaderMap, HeaderMap, Bytes)>) -> String {
-    let Some((status, headers, trailers, body)) = answer else { return "nothing".into() };
+fn told(kind: &str, answer: Result<Answer, &str>) -> String {
+    let (status, headers, trailers, body) = match answer {
+        Ok(answer) => answer,
+        Err(text) => return text.into(),
+    };
     let failure = match kind {
         "grpc" | "web" => {
             let text = |name: &str| {
@@ -230,10 +230,11 @@ async fn closed(socket: &mut (dyn Wire + '_)) -> String {
             }
         }
     };
-    match timeout(PATIENCE, read()).await.expect("an end") {
-        Ok(Some(code)) => code.to_string(),
-        Ok(None) => "no code".into(),
-        Err(_) => "end".into(),
+    match timeout(PATIENCE, read()).await {
+        Ok(Ok(Some(code))) => code.to_string(),
+        Ok(Ok(None)) => "no code".into(),
+        Ok(Err(_)) => "end".into(),
+        Err(_) => "hangs".into(),
     }
 }
 
@@ -247,7 +248,7 @@ async fn bytes_that_are_no_websocket_close_it_by_their_code_on_both_versions_of_
             for form in ["json", "proto"] {
                 let mut tasks = JoinSet::new();
                 let mut socket = upgraded(address, version, form, &mut tasks).await;
-                socket.write_all(&bytes(content)).await.unwrap();
+                socket.write_all(&bytes(&long(content))).await.unwrap();
                 socket.flush().await.unwrap();
                 let told = match end {
                     "cut" => {

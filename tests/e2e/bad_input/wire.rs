@@ -150,6 +150,13 @@ async fn what_is_no_call_of_connect_is_refused_as_its_specification_says() {
     wrong.none();
 }
 
+fn replace(bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
+    match bytes.windows(what.len()).position(|window| window == what) {
+        Some(at) => [&bytes[..at], with, &bytes[at + what.len()..]].concat(),
+        None => bytes.to_vec(),
+    }
+}
+
 fn or_none(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
@@ -160,11 +167,15 @@ async fn bytes_that_are_no_http_are_refused_and_nothing_hides_in_them() {
     let (address, mut wrong) = (cluster.gateways[0].0, Wrong::default());
     for row in rows("raw") {
         let [what, bytes, statuses] = row[..] else { panic!("{row:?}") };
-        let bytes = bytes.replace("\\r", "\r").replace("\\n", "\n").replace("\\0", "\0");
+        let bytes =
+            bytes.replace("\\r", "\r").replace("\\n", "\n").replace("\\0", "\0").replace("\\v", "\u{b}");
         let mut socket = TcpStream::connect(address).await.unwrap();
         let (bytes, ends) = bytes.strip_suffix("\\e").map_or((&bytes[..], false), |bytes| (bytes, true));
         // What is refused at once may be cut while it is still being sent.
-        let _ = socket.write_all(long(bytes).as_bytes()).await;
+        // One byte that is no text stands in the rows as it is written in Rust.
+        let bytes = long(bytes).into_bytes();
+        let bytes = replace(&bytes, b"\\xff", &[0xff]);
+        let _ = socket.write_all(&bytes).await;
         if ends {
             let _ = socket.shutdown().await;
         }
