@@ -99,12 +99,40 @@ async fn the_readme_s_client_commands_work_when_pasted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documents_client_commands_work_when_pasted() {
-    for (document, least) in
-        [("docs/clients.md", 5), ("docs/cli.md", 3), ("docs/security.md", 1), ("docs/api.md", 3)]
-    {
+    for (document, least) in [("docs/clients.md", 5), ("docs/cli.md", 3), ("docs/api.md", 3)] {
         let run = paste(document).await;
         assert!(run >= least, "the check reads {document}: {run}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auth_is_turned_on_as_the_document_says() {
+    let folder = folder("auth");
+    let (port, admin) = (free_port(), free_port());
+    let commands = commands_of("docs/security.md");
+    let at = commands.iter().position(|c| c.ends_with("plexus up")).expect("it starts a gateway");
+    for command in &commands[..at] {
+        assert!(shell(command, &folder).status().await.unwrap().success(), "{command}");
+    }
+    let mut server = Command::new("bash");
+    server.args(["-c", &format!("exec env {}", commands[at])]).current_dir(&folder).kill_on_drop(true);
+    let terminal = shell("", &folder);
+    server.envs(terminal.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
+    server.env("PLEXUS__GATEWAY__LISTEN", format!("127.0.0.1:{port}"));
+    server.env("PLEXUS__ADMIN__LISTEN", format!("127.0.0.1:{admin}")).env("PLEXUS__LOG", "warn");
+    let mut server = server.spawn().unwrap();
+    let second = commands[at + 1..].join("\n").replace("localhost:8080", &format!("127.0.0.1:{port}"));
+    eventually(PATIENCE, || async {
+        let mut terminal = shell(&second, &folder);
+        let output = terminal.env("PLEXUS_URL", format!("http://127.0.0.1:{port}")).output().await?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let published = said.contains("\"level\":\"LOGGED\"");
+        anyhow::ensure!(published && said.contains("NOT_ALLOWED"), "{said} {:?}", output.stderr);
+        Ok(())
+    })
+    .await;
+    server.kill().await.unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +202,8 @@ fn every_command_of_a_document_is_run_by_a_test() {
     for document in documents.iter().map(String::as_str).chain(["README.md", "CONTRIBUTING.md"]) {
         for command in commands_of(document) {
             let elsewhere = ELSEWHERE.iter().any(|(begin, _)| command.starts_with(begin));
-            let here = ["curl ", "plexus ", "export PATH", "head -c 32", "PLEXUS__WORKER__KEYS__FILE"];
+            let here = ["curl ", "plexus ", "export P", "head -c 32", "PLEXUS__WORKER__KEYS__FILE"];
+            let here = here.into_iter().chain(["PLEXUS__GATEWAY__AUTH__MODE=on "]).collect::<Vec<_>>();
             let here = pasted.contains(&document) && here.iter().any(|begin| command.starts_with(begin));
             assert!(elsewhere || here, "{document}: nobody runs {command:?}");
         }

@@ -23,9 +23,9 @@ static CONFIG: LazyLock<config::Jwt> = LazyLock::new(|| config::Jwt {
 });
 
 static TOKENS: LazyLock<Tokens> =
-    LazyLock::new(|| Tokens::read(&CONFIG, JWKS.as_bytes()).expect("it is a key"));
+    LazyLock::new(|| Tokens::read(&CONFIG, JWKS.as_bytes(), None).expect("it is a key"));
 
-/// Credentials and what vouches for them: a token, its claims, a set of keys, a file of API keys.
+/// Credentials and what vouches for them: a token, its claims, a set of keys or one in PEM, a file of API keys.
 pub(crate) fn token(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -44,7 +44,7 @@ pub(crate) fn token(data: &[u8]) {
                 Err(error) => refused(&error),
             }
         }
-        2 => drop(Tokens::read(&CONFIG, data)),
+        2 => drop(Tokens::read(&CONFIG, data, None)),
         _ => {
             let (key, file) = said.split_once('\n').unwrap_or((said, ""));
             let Ok(file) = toml::from_str::<File>(file) else { return };
