@@ -87,7 +87,7 @@ fn same(one: &DynamicMessage, other: &DynamicMessage) -> bool {
         DynamicMessage::decode(message.descriptor(), &message.encode_to_vec()[..]).expect("our own bytes")
     };
     let (one, other) = (plain(one), plain(other));
-    one == other || one != one
+    one == other || one.ne(&one)
 }
 
 /// A request of REST: a verb and a target, headers, an empty line, a body.
