@@ -1,11 +1,15 @@
 //! An answer of a stream, encoded once per form and shared by every reader of every dialect: a
 //! fan-out costs each reader one atomic increment. Services make frames, dialects write them.
 
+use crate::resume::Draft;
 use bytes::Bytes;
 use futures::{Stream, stream::BoxStream};
 use plexus_proto::v1;
 use prost_reflect::MessageDescriptor;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{
+    Arc, Mutex, OnceLock, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// One answer, shared.
 #[derive(Debug)]
@@ -67,6 +71,52 @@ impl Delivery {
 pub struct TakesFrames {
     /// It writes after each where the reader goes on; with several topics that costs a token.
     pub ids: bool,
+}
+
+/// In a request's extensions: the stream has a place in a session, which another session can take up.
+pub(crate) struct Seat {
+    /// What begins the call again, as the session reads it.
+    again: Box<[u8]>,
+    /// Where the stream goes on; its service sets it.
+    cursor: OnceLock<Weak<dyn Cursor>>,
+    /// The last answer that was taken has not reached the session: it waits for credit.
+    held: AtomicBool,
+}
+
+/// A stream that knows at any time where it goes on.
+pub(crate) trait Cursor: Send + Sync {
+    /// Adds the stream to a token. With `held` its last answer was not delivered.
+    fn draw(&self, draft: &mut Draft, again: &[u8], held: bool);
+}
+
+impl Seat {
+    /// Makes the place of a call.
+    pub(crate) fn new(again: Vec<u8>) -> Self {
+        Self { again: again.into(), cursor: OnceLock::new(), held: AtomicBool::new(false) }
+    }
+
+    /// What begins the call again.
+    pub(crate) fn again(&self) -> &[u8] {
+        &self.again
+    }
+
+    /// Puts a stream there. It must not own the place, or neither would ever go.
+    pub(crate) fn take(&self, cursor: Weak<dyn Cursor>) {
+        let _ = self.cursor.set(cursor); // A call has one stream.
+    }
+
+    /// Notes whether an answer waits for credit.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// Adds the stream to a token; one that has not begun, as it was asked for.
+    pub(crate) fn draw(&self, draft: &mut Draft) {
+        match self.cursor.get().and_then(Weak::upgrade) {
+            Some(cursor) => cursor.draw(draft, &self.again, self.held.load(Ordering::Relaxed)),
+            None => draft.add(&self.again, &[]),
+        }
+    }
 }
 
 /// In a response's extensions: here they are, and the body stays silent until its deadline or the

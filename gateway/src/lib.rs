@@ -16,6 +16,7 @@ pub mod holdings;
 pub mod key;
 pub mod metrics;
 pub mod pulse;
+pub mod resume;
 mod revoked;
 pub mod router;
 pub mod service;
@@ -26,6 +27,7 @@ use edge::{Edge, Served};
 use metrics::Metrics;
 use plexus_bus::Bus;
 use pulse::Pulse;
+use resume::Tokens;
 use router::Router;
 use service::watch::Watching;
 use std::{io, net::SocketAddr, sync::Arc};
@@ -69,13 +71,26 @@ impl Gateway {
         let metrics = Metrics::default();
         let (healthy, kept) = (bus.clone(), bus.clone());
         let (handle, watching) = Watching::new(bus.clone(), config.router.queue);
-        let (router, waiting) = Router::new(bus, config.router.clone(), metrics.router.clone());
+        let tokens = Tokens::new(config.resume.key.as_deref());
+        if let Err(error) = tokens.share(&bus).await {
+            tracing::warn!(%error, "resume tokens cannot be read until the bus answers");
+        }
+        let (router, waiting) =
+            Router::new(bus, config.router.clone(), tokens.clone(), metrics.router.clone());
         let (routes, services) = service::routes(router, handle, &config);
         let healthy = Arc::new(move || healthy.healthy());
         let open = service::for_all();
         let kept = Some(kept);
-        let served =
-            Served { routes, services, open, bus: kept, descriptors: Vec::new(), healthy, echo: false };
+        let served = Served {
+            routes,
+            services,
+            open,
+            bus: kept,
+            descriptors: Vec::new(),
+            healthy,
+            echo: false,
+            tokens,
+        };
         let edge = Edge::bind(&config, served, metrics.clone()).await?;
         let pulse = Pulse::new([edge.beat(), waiting.beat(), watching.beat()]);
         Ok(Self { edge, waiting, watching, metrics, pulse })

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub certificates: Family<ByReload, Counter>,
     /// Keys and revocations that changed: taken, or kept out because they cannot be used.
     pub credentials: Family<BySource, Counter>,
+    /// Sessions ended because their bytes waited too long to be read.
+    pub slow_sessions: Counter,
     /// Requests refused before any service saw them.
     pub refused: Counter,
     /// Calls refused because there were too many, by whose bucket was empty.
@@ -189,6 +191,7 @@ impl Metrics {
         registry.register("handshakes", "Beginnings of connections by outcome", self.handshakes.clone());
         registry.register("certificates", "Changed certificates by outcome", self.certificates.clone());
         registry.register("credentials", "Changed keys and revocations by outcome", self.credentials.clone());
+        registry.register("slow_sessions", "Sessions ended as too slow", self.slow_sessions.clone());
         registry.register("refused", "Requests refused before any service saw them", self.refused.clone());
         registry.register("rate_limited", "Calls refused as too many, by bucket", self.rate_limited.clone());
         registry.register("rate_overflow", "Calls without a bucket of their own", self.rate_overflow.clone());
@@ -210,6 +213,7 @@ impl Default for Metrics {
             handshakes: Family::default(),
             certificates: Family::default(),
             credentials: Family::default(),
+            slow_sessions: Counter::default(),
             refused: Counter::default(),
             rate_limited: Family::default(),
             rate_overflow: Counter::default(),

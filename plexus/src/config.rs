@@ -202,6 +202,7 @@ impl Config {
     pub(crate) fn print(&self) -> anyhow::Result<String> {
         let mut shown = self.clone();
         shown.bus.url = mask(&shown.bus.url);
+        shown.gateway.resume.key = shown.gateway.resume.key.map(|_| "***".into());
         shown.worker.keys.key = shown.worker.keys.key.map(|_| "***".into());
         Ok(toml::to_string_pretty(&shown)?)
     }
@@ -323,6 +324,7 @@ mod tests {
         let mut config = Config::of(Role::Gateway);
         config.bus.url = "redis://user:geheim@redis:6379/1".into();
         config.worker.keys.key = Some("geheim".into());
+        config.gateway.resume.key = Some("geheim".into());
         let text = config.print().unwrap();
         assert!(!text.contains("geheim"), "{text}");
         assert!(text.contains("redis://user:***@redis:6379/1"), "{text}");

@@ -135,7 +135,7 @@ async fn too_many_connections_are_told_in_every_dialect() {
                 if dialect == Dialect::WebSocketJson { "plexus.v1.json" } else { "plexus.v1.proto" };
             let mut session = Session::open(address, Some(protocol)).await;
             let (_, heard) = session.hear().await;
-            let Heard::Close { code, reason, retry_after_ms } = heard else {
+            let Heard::Close { code, reason, retry_after_ms, .. } = heard else {
                 panic!("{dialect:?}: {heard:?}")
             };
             assert_eq!((code, &*reason), (3504, "CONNECTION_LIMIT"), "{dialect:?}");

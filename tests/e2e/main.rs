@@ -17,6 +17,7 @@ mod peers;
 mod readme;
 mod rehome;
 mod rest;
+mod sessions;
 mod slow;
 mod topics;
 mod traces;

@@ -64,7 +64,7 @@ async fn closed(session: &mut Session) -> (Option<(u32, String, u32)>, Option<u1
     let mut said = None;
     loop {
         match session.hear().await.1 {
-            Heard::Close { code, reason, retry_after_ms } => said = Some((code, reason, retry_after_ms)),
+            Heard::Close { code, reason, retry_after_ms, .. } => said = Some((code, reason, retry_after_ms)),
             Heard::Closed(code) => return (said, code),
             _ => {}
         }

@@ -35,6 +35,8 @@ impl Ground {
 pub struct Side {
     /// Cancelled to drain it.
     pub stop: CancellationToken,
+    /// What a gateway counts.
+    pub metrics: plexus_gateway::metrics::Metrics,
     task: JoinSet<()>,
 }
 
@@ -43,7 +45,7 @@ impl Side {
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(run(stop.clone()));
-        Self { stop, task }
+        Self { stop, metrics: Default::default(), task }
     }
 
     /// Drains it and waits for its end.
@@ -125,7 +127,9 @@ impl Cluster {
         change(&mut config);
         let gateway = Gateway::bind(config, bus).await.unwrap();
         let address = gateway.local_addr().unwrap();
-        self.gateways.push((address, Side::spawn(|stop| Box::pin(gateway.run(stop)))));
+        let metrics = gateway.metrics().clone();
+        let side = Side { metrics, ..Side::spawn(|stop| Box::pin(gateway.run(stop))) };
+        self.gateways.push((address, side));
         address
     }
 

@@ -58,6 +58,7 @@ async fn serve() -> Result<()> {
         bus: None,
         open: Vec::new(),
         echo: false,
+        tokens: Default::default(),
     };
     let edge = Edge::bind(&config, served, Metrics::default()).await?;
     say(edge.local_addr()?)?;

@@ -72,6 +72,10 @@ pub struct Limits {
     pub session_calls_max: usize,
     /// Bytes that may wait to be written on one WebSocket session.
     pub session_buffer_max: usize,
+    /// Bytes of frames ready together that are written together on one WebSocket session.
+    pub session_batch_bytes: usize,
+    /// Bytes of a session's resume token; one that would be larger is left out.
+    pub session_resume_bytes_max: usize,
     /// Silence after which a WebSocket session is pinged, and how long its answer may take.
     #[serde(with = "humantime_serde")]
     pub session_ping_interval: Duration,
@@ -104,6 +108,8 @@ impl Limits {
             ("limits.heartbeat_interval", self.heartbeat_interval.is_zero()),
             ("limits.session_calls_max", self.session_calls_max == 0),
             ("limits.session_buffer_max", self.session_buffer_max == 0),
+            ("limits.session_batch_bytes", self.session_batch_bytes == 0),
+            ("limits.session_resume_bytes_max", self.session_resume_bytes_max == 0),
             ("limits.session_ping_interval", self.session_ping_interval.is_zero()),
             ("limits.session_pong_timeout", self.session_pong_timeout.is_zero()),
         ];
@@ -138,6 +144,8 @@ impl Default for Limits {
             compressed_streams_max: 64,
             session_calls_max: 256,
             session_buffer_max: 128 << 10,
+            session_batch_bytes: 16 << 10,
+            session_resume_bytes_max: 64 << 10,
             session_ping_interval: Duration::from_secs(25),
             session_pong_timeout: Duration::from_secs(10),
         }

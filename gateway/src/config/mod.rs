@@ -2,12 +2,13 @@
 //!
 //! - `tls` the port's certificate, `forwarders` who stands before it
 //! - `auth` who may come in, `limits` what everybody is held to, `rate` how often
-//! - `router` bounds of calls and readers
+//! - `router` bounds of calls and readers, `resume` tokens that take them up
 
 mod auth;
 mod forwarders;
 mod limits;
 mod rate;
+mod resume;
 mod router;
 mod tls;
 
@@ -15,6 +16,7 @@ pub use auth::{Auth, Jwt, Mode};
 pub use forwarders::{ForwardedHeader, Forwarders};
 pub use limits::Limits;
 pub use rate::Rate;
+pub use resume::Resume;
 pub use router::Router;
 pub use tls::{ClientCertificates, Tls};
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub rate: Rate,
     /// Bounds of the router: calls and readers.
     pub router: Router,
+    /// Tokens that take up subscriptions.
+    pub resume: Resume,
     /// Longest drain at shutdown.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -59,6 +63,7 @@ impl Config {
         }
         self.auth.check().map_err(|e| Error::Config(format!("auth.{e}")))?;
         edge::check_auth(self).map_err(Error::Config)?;
+        self.resume.check().map_err(|e| Error::Config(e.into()))?;
         let empty = self.limits.empty().or_else(|| self.rate.empty()).or_else(|| self.router.empty());
         if let Some(name) = empty {
             return wrong(format!("{name}: must be above 0"));
@@ -82,6 +87,7 @@ impl Default for Config {
             limits: Limits::default(),
             rate: Rate::default(),
             router: Router::default(),
+            resume: Resume::default(),
             drain: Duration::from_secs(45),
         }
     }
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn a_config_that_could_serve_nobody_is_refused_by_the_name_of_its_key() {
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 34] = [
+        let changes: [(&str, Change); 35] = [
             ("listen", |c| c.listen = "8080".into()),
             ("listen", |c| c.listen = "localhost:http".into()),
             ("listen", |c| c.listen = ":8080".into()),
@@ -127,6 +133,7 @@ mod tests {
             }),
             ("auth.jwt.leeway", |c| c.auth.jwt = Jwt { leeway: Duration::from_secs(31), ..issuer() }),
             ("auth.jwt.algorithms", |c| c.auth.jwt = Jwt { algorithms: vec!["HS256".into()], ..issuer() }),
+            ("resume.key", |c| c.resume.key = Some("short".into())),
             ("limits.call_timeout", |c| c.limits.call_timeout = Duration::from_secs(301)),
             ("limits.streams_max", |c| c.limits.streams_max = 0),
             ("limits.session_pong_timeout", |c| c.limits.session_pong_timeout = Duration::ZERO),

@@ -19,6 +19,8 @@ pub struct Router {
     pub subscription_topics_max: usize,
     /// Watches of nodes on one connection at most.
     pub watches_max: usize,
+    /// Gaps that may wait for one reader; over it the reader ends as slow.
+    pub subscription_gaps_max: usize,
     /// Time without an answer after which a call that may be repeated is sent again.
     #[serde(with = "humantime_serde")]
     pub resend_after: Duration,
@@ -48,6 +50,7 @@ impl Router {
             ("router.topics_max", self.topics_max == 0),
             ("router.subscription_topics_max", self.subscription_topics_max == 0),
             ("router.watches_max", self.watches_max == 0),
+            ("router.subscription_gaps_max", self.subscription_gaps_max == 0),
             ("router.resend_after", self.resend_after.is_zero()),
             ("router.check_interval", self.check_interval.is_zero()),
             ("router.attend_interval", self.attend_interval.is_zero()),
@@ -66,6 +69,7 @@ impl Default for Router {
             topics_max: 20_000,
             subscription_topics_max: 128,
             watches_max: 64,
+            subscription_gaps_max: 256,
             resend_after: Duration::from_secs(2),
             check_interval: Duration::from_secs(5),
             patience: Duration::from_secs(2),

@@ -113,7 +113,8 @@ pin_project! {
         outlives: bool,
         // Whose credentials may be withdrawn; none where there are no credentials.
         watched: Option<Box<(Caller, Watch)>>,
-        leave: Leave,
+        // A session leaves by itself.
+        leave: Option<Leave>,
         trailers: Option<HeaderMap>,
         ended: bool,
         tally: Tally,
@@ -180,7 +181,7 @@ impl Bounded {
         inner: Body,
         (at, ends): (Option<Instant>, Option<Instant>),
         watched: Option<(Caller, Watch)>,
-        leave: Leave,
+        leave: Option<Leave>,
         trailers: Option<HeaderMap>,
         tally: Tally,
     ) -> Self {
@@ -226,11 +227,12 @@ impl http_body::Body for Bounded {
             return Poll::Ready(None);
         }
         let late = me.sleep.as_mut().as_pin_mut().is_some_and(|s| s.poll(context).is_ready());
+        let leaves = me.leave.as_mut().is_some_and(|leave| Pin::new(leave).poll(context).is_ready());
         let end = match me.watched.as_deref_mut().map(|(caller, watch)| watch.poll(Some(caller), context)) {
             Some(Poll::Ready(error)) => Some(error),
             _ if late && *me.outlives => Some(auth::expired()),
             _ if late => Some(expired()),
-            _ => Pin::new(&mut *me.leave).poll(context).is_ready().then(Drain::error),
+            _ => leaves.then(Drain::error),
         };
         if let Some(error) = end {
             *me.ended = true;

@@ -60,7 +60,7 @@ pub use desc::Error;
 pub use limits::Trailers;
 pub use opening::ClientCertificate;
 
-use crate::{config::Config, metrics::Metrics, pulse::Beat};
+use crate::{config::Config, metrics::Metrics, pulse::Beat, resume::Tokens};
 use app::App;
 use auth::Auth;
 use desc::Registry;
@@ -120,6 +120,8 @@ pub struct Served {
     pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether sessions give frames back as they came: for suites of the WebSocket itself.
     pub echo: bool,
+    /// Takes up the subscriptions of former sessions; by default none.
+    pub tokens: Tokens,
 }
 
 impl Edge {
@@ -157,8 +159,9 @@ impl Edge {
             vouching.begin().await;
         }
         let rates = Rates::new(&config.rate, forwarders, metrics.clone());
-        let limits = config.limits.clone();
-        let trunk = Trunk::new(routes, registry, auth, limits, rates, drain.clone(), metrics.clone());
+        let (limits, counted) = (config.limits.clone(), metrics.clone());
+        let known = (auth, served.tokens);
+        let trunk = Trunk::new(routes, registry, known, limits, rates, drain.clone(), counted);
         let app = App::new(trunk, served.echo)?;
         let listener = Listener::new(doors, app, config.limits.clone(), drain, metrics);
         Ok(Self { listener, certificates, vouching, health, services, healthy: served.healthy })

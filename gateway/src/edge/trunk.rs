@@ -5,7 +5,7 @@
 use super::{
     auth::{self, Auth, gate},
     desc::{Method, Registry},
-    drain::Drain,
+    drain::{Drain, Leave},
     guard,
     limits::{self, Bounded, Silent, Tally, Trailers, Trailing, Verdict},
     rate::Rates,
@@ -17,6 +17,7 @@ use crate::{
     error,
     frame::{Shared, TakesFrames},
     metrics::{ByDialect, Dialect, Metrics},
+    resume::Tokens,
 };
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -68,6 +69,7 @@ struct Parts {
     limits: Limits,
     rates: Rates,
     drain: Drain,
+    tokens: Tokens,
     metrics: Arc<Metrics>,
 }
 
@@ -100,17 +102,16 @@ impl Trunk {
     pub(crate) fn new(
         services: tonic::service::Routes,
         registry: Registry,
-        auth: Auth,
+        (auth, tokens): (Auth, Tokens),
         limits: Limits,
         rates: Rates,
         drain: Drain,
         metrics: Metrics,
     ) -> Self {
         let services = services.prepare().into_axum_router();
-        Self {
-            services,
-            shared: Arc::new(Parts { registry, auth, limits, rates, drain, metrics: metrics.into() }),
-        }
+        let metrics = metrics.into();
+        let parts = Parts { registry, auth, limits, rates, drain, tokens, metrics };
+        Self { services, shared: Arc::new(parts) }
     }
 
     /// What is served.
@@ -136,6 +137,11 @@ impl Trunk {
     /// How the gateway leaves.
     pub(crate) fn drain(&self) -> &Drain {
         &self.shared.drain
+    }
+
+    /// Makes and reads resume tokens.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.shared.tokens
     }
 
     /// What is counted.
@@ -191,6 +197,11 @@ impl Trunk {
         }
     }
 
+    /// The end of a stream with the gateway. A session leaves as a whole, and says how its streams go on.
+    fn leave(&self, dialect: Dialect, extensions: &Extensions) -> Option<Leave> {
+        (dialect != Dialect::Websocket).then(|| self.shared.drain.enter(extensions))
+    }
+
     async fn run(
         &self,
         dialect: Dialect,
@@ -211,9 +222,9 @@ impl Trunk {
         if let Some(at) = at {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
-        let leave = streams.then(|| self.shared.drain.enter(request.extensions()));
+        let leave = if streams { self.leave(dialect, request.extensions()) } else { None };
         let began = tokio::time::Instant::now();
-        let span = tracing::debug_span!("gateway.call", method = name, ?dialect);
+        let span = span(name, dialect, request.extensions());
         join_trace(&span, request.headers_mut());
         let services = self.services.clone();
         let answer = async move {
@@ -243,7 +254,7 @@ impl Trunk {
         }
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         let trailers = response.extensions().get::<Trailers>().map(|t| t.0.clone());
-        if let Some(leave) = leave.filter(|_| code == Code::Ok) {
+        if streams && code == Code::Ok {
             let verdict = Verdict::cancelled();
             response.extensions_mut().insert(verdict.clone());
             let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
@@ -267,6 +278,16 @@ impl Trunk {
 fn ends(caller: &Caller) -> Option<tokio::time::Instant> {
     let left = caller.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
     tokio::time::Instant::now().checked_add(left)
+}
+
+/// The span of a call, with the session that it came through.
+fn span(method: &str, dialect: Dialect, extensions: &Extensions) -> tracing::Span {
+    let span = tracing::debug_span!("gateway.call", method, ?dialect, session = tracing::field::Empty);
+    let session = extensions.get::<Caller>().map_or("", |caller| &caller.principal.session);
+    if !session.is_empty() {
+        span.record("session", session);
+    }
+    span
 }
 
 /// Makes the call's span a child of the client's, and lets the services see the span as the caller.

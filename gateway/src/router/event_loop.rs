@@ -10,7 +10,7 @@ use super::{
     pending::{Pending, Standing},
     subscriptions::{self, Subscriptions},
 };
-use crate::{config, pulse::Beat};
+use crate::{config, pulse::Beat, resume::Tokens};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use plexus_bus::{Bus, Envelope, Event, GatewayId, NodeName};
 use plexus_proto::bus::OwnerChange;
@@ -44,6 +44,8 @@ pub struct EventLoop {
     commands: mpsc::Receiver<Command>,
     /// What callers and readers say when they go on or give up.
     notes: Notes,
+    /// Resume tokens, whose key the bus keeps.
+    tokens: Tokens,
     /// Answers to this gateway, changes of ownership, names of changed records.
     heard: Option<Heard>,
     /// Live entries of every followed topic.
@@ -89,6 +91,7 @@ impl EventLoop {
         config: config::Router,
         commands: mpsc::Receiver<Command>,
         notes: Notes,
+        tokens: Tokens,
         metrics: Arc<Metrics>,
     ) -> Self {
         let now = Instant::now();
@@ -99,6 +102,7 @@ impl EventLoop {
             gateway,
             commands,
             notes: notes.clone(),
+            tokens,
             heard: None,
             lives: Lives::default(),
             pending: Pending::new(config.pending_max, config.resend_after),
@@ -139,7 +143,7 @@ impl EventLoop {
     /// Listens to what a gateway must hear before it may ask anything. A bus that does not answer is no
     /// reason to call the loop dead.
     async fn open(&mut self) {
-        let heard = Heard::open(self.bus.clone(), self.gateway.clone());
+        let heard = Heard::open(self.bus.clone(), self.gateway.clone(), self.tokens.clone());
         tokio::pin!(heard);
         loop {
             tokio::select! {

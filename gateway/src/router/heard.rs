@@ -1,6 +1,7 @@
 //! What the loop listens to on the bus: answers, changes of ownership and records, and the live entries of
 //! every followed topic.
 
+use crate::resume::Tokens;
 use futures::{
     Stream, StreamExt,
     stream::{AbortHandle, Abortable, SelectAll},
@@ -25,13 +26,14 @@ pub(super) struct Heard {
 
 impl Heard {
     /// Subscribes, again and again until the bus answers.
-    pub(super) async fn open(bus: Bus, gateway: GatewayId) -> Self {
+    pub(super) async fn open(bus: Bus, gateway: GatewayId, tokens: Tokens) -> Self {
         loop {
             let heard = async {
                 let replies = bus.subscribe(Subject::Replies(gateway.clone())).await?;
                 let ownership = bus.subscribe(Subject::Ownership).await?;
                 let records = bus.subscribe(Subject::Records).await?;
                 bus.attend(&gateway).await?;
+                tokens.share(&bus).await?;
                 Ok::<_, Error>(Self { replies, ownership, records })
             };
             match heard.await {

@@ -4,7 +4,7 @@
 //!
 //! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's [`place`] in its log (P20–P22),
 //! [`topic`] the readers that move with it, [`cursors`] how they come to, [`subscriptions`] all of them
-//! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`frames`] and [`resume`] the words it hears. All
+//! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`frames`] the words it hears. All
 //! of these are pure. [`heard`] is what the loop listens to, [`notes`] what those who wait tell it, [`orders`]
 //! how it does what is asked, [`jobs`] the slow work that it sends out, [`metrics`] what is counted.
 
@@ -22,7 +22,6 @@ mod pending;
 pub(crate) mod place;
 pub(crate) mod queue;
 pub(crate) mod reader;
-pub(crate) mod resume;
 pub(crate) mod subscriptions;
 mod topic;
 
@@ -33,7 +32,7 @@ pub use metrics::{ByBound, ByReason, Metrics};
 pub(crate) use pending::{Standing, unavailable};
 pub(crate) use subscriptions::draining;
 
-use crate::{config, frame::Frames};
+use crate::{config, frame::Frames, resume::Tokens};
 use call::{Command, Guard, Outputs};
 use notes::Notes;
 use plexus_bus::{Bus, CallId, GatewayId, Payload};
@@ -53,12 +52,13 @@ pub struct Router {
     bus: Bus,
     gateway: GatewayId,
     config: Arc<config::Router>,
+    tokens: Tokens,
     metrics: Arc<Metrics>,
 }
 
 impl Router {
-    /// Makes the handle and its loop.
-    pub fn new(bus: Bus, config: config::Router, metrics: Metrics) -> (Self, EventLoop) {
+    /// Makes the handle and its loop, which gives `tokens` the key of the bus where they have none.
+    pub fn new(bus: Bus, config: config::Router, tokens: Tokens, metrics: Metrics) -> (Self, EventLoop) {
         let (commands, queue) = mpsc::channel(config.queue);
         let (notes, metrics) = (Notes::default(), Arc::new(metrics));
         let gateway: GatewayId = format!("gw-{}", uuid::Uuid::new_v4().simple()).into();
@@ -68,9 +68,10 @@ impl Router {
             config.clone(),
             queue,
             notes.clone(),
+            tokens.clone(),
             metrics.clone(),
         );
-        (Self { commands, notes, bus, gateway, config: config.into(), metrics }, event_loop)
+        (Self { commands, notes, bus, gateway, config: config.into(), tokens, metrics }, event_loop)
     }
 
     /// The bus, for what needs no owner: records, logs.
@@ -86,6 +87,11 @@ impl Router {
     /// Bounds.
     pub(crate) fn config(&self) -> &config::Router {
         &self.config
+    }
+
+    /// Makes and reads resume tokens.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// Makes a unary call and waits for its answer, at most until its deadline.
@@ -112,7 +118,11 @@ impl Router {
         let (answer, waiting) = oneshot::channel();
         self.send(Command::Subscribe { wish: Box::new(wish), answer })?;
         match waiting.await {
-            Ok(queue) => Ok(Box::pin(queue?)),
+            Ok(queue) => {
+                let queue = queue?;
+                queue.sit();
+                Ok(Box::pin(queue))
+            }
             Err(_) => Err(subscriptions::draining()),
         }
     }

@@ -2,20 +2,26 @@
 //! runs over. The loop feeds it and never waits; the reader's dialect takes from it. A channel like
 //! any other: the lock is held for a few moves of memory and never across a wait.
 
+mod pen;
+
+pub(crate) use pen::Pen;
+
 use super::{
     Failure, Metrics, frames,
     notes::{Note, Notes},
     place::Gap,
+};
+use crate::{
+    frame::{Delivery, Frame},
     resume,
 };
-use crate::frame::{Delivery, Frame};
 use futures::Stream;
 use plexus_bus::{Position, Topic};
 use plexus_proto::{
     reason::Reason,
     v1::{
         self,
-        subscription_event::{End, Event, Heartbeat, end, gap},
+        subscription_event::{End, Event, end, gap},
     },
 };
 use std::{
@@ -23,7 +29,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use tokio::time::Sleep;
 
@@ -46,6 +52,8 @@ pub(crate) enum Policy {
 pub(crate) struct Terms {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
+    /// Gaps that may wait; over it the reader ends as slow, whatever its policy.
+    pub(crate) gaps: usize,
     pub(crate) policy: Policy,
     /// Ends after so many messages; 0: never.
     pub(crate) limit: u32,
@@ -73,6 +81,8 @@ struct Item {
 struct Slot {
     t: u32,
     topic: Topic,
+    /// The topic's short name, for tokens that are written with every frame.
+    mark: [u8; 8],
     /// How far the loop has come, filtered messages included.
     reached: Position,
     /// How far the reader has come.
@@ -86,20 +96,38 @@ struct Slot {
     lost: Option<(Position, u64)>,
 }
 
+impl Slot {
+    /// How far the reader is. Where nothing waits, what was filtered counts as read.
+    fn at(&self) -> Position {
+        if self.waiting == 0 && self.lost.is_none() { self.reached } else { self.taken }
+    }
+}
+
 struct State {
     terms: Terms,
+    pen: Pen,
     metrics: Arc<Metrics>,
     slots: Vec<Slot>,
     items: VecDeque<Item>,
     messages: usize,
     bytes: usize,
+    gaps: usize,
     delivered: u32,
+    /// Where the topic of the last frame stood before it: the frame may not have reached the reader.
+    before: Option<Before>,
     /// The loop wants to know when there is room.
     hungry: bool,
     /// Ends the stream once the queue is empty.
     failed: Option<Failure>,
     finished: bool,
     waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy)]
+struct Before {
+    slot: usize,
+    taken: Position,
+    started: bool,
 }
 
 /// The loop's end.
@@ -118,13 +146,15 @@ pub(crate) struct Queue {
 /// Makes both ends.
 pub(crate) fn queue(
     id: u64,
-    terms: Terms,
+    (terms, pen): (Terms, Pen),
     topics: Vec<(u32, Topic)>,
     notes: Notes,
     metrics: Arc<Metrics>,
 ) -> (Feed, Queue) {
+    let short = terms.ids && pen.named;
     let slot = |(t, topic)| Slot {
         t,
+        mark: if short { resume::mark(&topic) } else { [0; 8] },
         topic,
         reached: Position::ZERO,
         taken: Position::ZERO,
@@ -135,12 +165,15 @@ pub(crate) fn queue(
     };
     let state = Arc::new(Mutex::new(State {
         terms,
+        pen,
         metrics,
         slots: topics.into_iter().map(slot).collect(),
         items: VecDeque::new(),
         messages: 0,
         bytes: 0,
+        gaps: 0,
         delivered: 0,
+        before: None,
         hungry: false,
         failed: None,
         finished: false,
@@ -172,9 +205,17 @@ impl Feed {
         lock(&self.0).push(Item { slot, at: Some(at), kind: Kind::Start, frame: Some(frame) });
     }
 
-    /// Tells of a gap, which is never dropped.
+    /// Tells of a gap, which is never dropped: a reader for whom too many wait is ended.
     pub(crate) fn gap(&self, slot: usize, gap: Gap, frame: Arc<Frame>) {
         let mut state = lock(&self.0);
+        if state.failed.is_some() {
+            return;
+        }
+        if state.gaps >= state.terms.gaps {
+            let message = format!("the reader fell behind by more than {} gaps", state.terms.gaps);
+            return state.slow(message);
+        }
+        state.gaps += 1;
         state.metrics.gap(gap.reason);
         let at = gap.until;
         state.push(Item { slot, at: Some(at), kind: Kind::Gap, frame: Some(frame) });
@@ -243,10 +284,7 @@ impl State {
                     "the reader fell behind by more than {} messages or {} bytes",
                     self.terms.messages, self.terms.bytes
                 );
-                let slow = v1::Error::new(Reason::SlowReader, message).retry_after(SLOW_RETRY);
-                self.failed = Some(Box::new(slow));
-                self.metrics.slow.inc();
-                self.wake();
+                self.slow(message);
                 return false;
             }
             Policy::Disconnect => {}
@@ -266,6 +304,14 @@ impl State {
         true
     }
 
+    /// Ends the reader, after what it has.
+    fn slow(&mut self, message: String) {
+        let slow = v1::Error::new(Reason::SlowReader, message).retry_after(SLOW_RETRY);
+        self.failed = Some(Box::new(slow));
+        self.metrics.slow.inc();
+        self.wake();
+    }
+
     fn drop_at(&mut self, index: usize) {
         let Some(item) = self.items.remove(index) else { return };
         self.took(&item);
@@ -278,9 +324,13 @@ impl State {
     /// Counts an item out.
     fn took(&mut self, item: &Item) {
         self.slots[item.slot].waiting -= 1;
-        if let Kind::Message(bytes) = item.kind {
-            self.messages -= 1;
-            self.bytes -= bytes;
+        match item.kind {
+            Kind::Message(bytes) => {
+                self.messages -= 1;
+                self.bytes -= bytes;
+            }
+            Kind::Gap => self.gaps -= 1,
+            Kind::Start | Kind::End(_) => {}
         }
     }
 
@@ -303,6 +353,7 @@ impl State {
         self.took(&item);
         let several = self.slots.len() > 1;
         let slot = &mut self.slots[item.slot];
+        self.before = Some(Before { slot: item.slot, taken: slot.taken, started: slot.started });
         if let Some(at) = item.at {
             slot.taken = at;
         }
@@ -326,14 +377,15 @@ impl State {
     }
 
     fn delivery(&self, frame: Arc<Frame>) -> Delivery {
-        let resume = (self.terms.ids && self.slots.len() > 1).then(|| self.token().into());
+        let resume = (self.terms.ids && self.slots.len() > 1).then(|| self.id().into());
         Delivery { frame, resume }
     }
 
     /// Says what the policy dropped, before anything that came later.
     fn tell_lost(&mut self) -> Option<Delivery> {
-        let slot = self.slots.iter_mut().find(|s| s.started && s.lost.is_some())?;
+        let (i, slot) = self.slots.iter_mut().enumerate().find(|(_, s)| s.started && s.lost.is_some())?;
         let (until, skipped) = slot.lost.take()?;
+        self.before = Some(Before { slot: i, taken: slot.taken, started: true });
         let gap = Gap { after: slot.taken, until, reason: gap::Reason::Slow };
         slot.taken = until;
         self.metrics.gap(gap.reason);
@@ -343,6 +395,7 @@ impl State {
 
     fn finish(&mut self, t: u32, reason: end::Reason) -> Delivery {
         self.finished = true;
+        self.before = None;
         self.items.clear();
         self.end(t, reason)
     }
@@ -350,23 +403,6 @@ impl State {
     fn end(&self, t: u32, reason: end::Reason) -> Delivery {
         let end = End { t, reason: reason as i32, resume: self.token() };
         self.delivery(frames::event(Event::End(end), None))
-    }
-
-    fn open(&self) -> impl Iterator<Item = (&Slot, Position)> {
-        // Where nothing waits, what was filtered counts as read.
-        let at = |s: &Slot| if s.waiting == 0 && s.lost.is_none() { s.reached } else { s.taken };
-        self.slots.iter().filter(|s| !s.ended && s.started).map(move |s| (s, at(s)))
-    }
-
-    fn token(&self) -> String {
-        let places: Vec<_> = self.open().map(|(s, at)| (&s.topic, at)).collect();
-        if places.is_empty() { String::new() } else { resume::write(places.into_iter(), SystemTime::now()) }
-    }
-
-    fn heartbeat(&self) -> Delivery {
-        let positions = self.open().map(|(s, at)| (s.t, at.to_string())).collect();
-        let heartbeat = Heartbeat { positions, resume: self.token() };
-        Delivery { frame: frames::event(Event::Heartbeat(heartbeat), None), resume: None }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     frames::Filter,
     notes::{Note, Notes},
     place::{Found, Place, Told, Walked},
-    queue::{self, Feed, Queue, Terms},
+    queue::{self, Feed, Pen, Queue, Terms},
     reader::Ask,
     topic::{Facts, Phase, Resuming, Topic},
 };
@@ -36,6 +36,7 @@ pub(crate) struct Wish {
     /// Each topic once, and where to begin.
     pub(crate) topics: Vec<(plexus_bus::Topic, After)>,
     pub(crate) terms: Terms,
+    pub(crate) pen: Pen,
     pub(crate) view: View,
     pub(crate) filter: Filter,
     /// Refuses to begin with a gap.
@@ -154,7 +155,8 @@ impl Subscriptions {
             (*t, Cursor::Starting { after: *after, reread: false })
         };
         let cursors: Vec<_> = topics.iter().zip(&wish.topics).map(start).collect();
-        let (feed, queue) = queue::queue(id, wish.terms, topics, self.notes.clone(), self.metrics.clone());
+        let terms = (wish.terms, wish.pen);
+        let (feed, queue) = queue::queue(id, terms, topics, self.notes.clone(), self.metrics.clone());
         let reading = Reading {
             feed,
             view: wish.view,

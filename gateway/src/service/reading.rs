@@ -1,12 +1,14 @@
 //! What a subscription asks for, in the router's terms: bounds, filter, and where each topic begins. Pure.
 
 use super::{peers::check_span, read_peer, read_topic, wrong};
-use crate::router::{
-    Failure,
-    frames::Filter,
-    queue::{Policy, Terms},
-    resume,
-    subscriptions::Wish,
+use crate::{
+    resume::{self, Name},
+    router::{
+        Failure,
+        frames::Filter,
+        queue::{Pen, Policy, Terms},
+        subscriptions::Wish,
+    },
 };
 use plexus_bus::{NodeName, Position, Topic};
 use plexus_proto::{
@@ -26,14 +28,15 @@ use std::{
 /// Values of a filter of one kind.
 const VALUES_MAX: usize = 16;
 
-/// Reads a subscription. `session` marks what the caller itself published.
+/// Reads a subscription. `session` marks what the caller itself published, `pen` reads its tokens.
 pub(super) fn read(
     request: &v1::SubscribeRequest,
     node: NodeName,
     most: usize,
     session: &str,
+    pen: &Pen,
 ) -> Result<Wish, Failure> {
-    let topics = topics(request, most)?;
+    let topics = topics(request, most, pen)?;
     if request.presence || !request.member.is_empty() || request.state.is_some() {
         let error = v1::Error::new(Reason::FeatureOff, "presence: this release has no presence");
         return Err(Box::new(error.with("setting", "presence").violation("presence", "not built yet")));
@@ -45,6 +48,7 @@ pub(super) fn read(
         node,
         topics,
         terms: terms(request)?,
+        pen: Pen { named: !request.topic.is_empty() || !request.topics.is_empty(), ..pen.clone() },
         view,
         filter,
         require_recovery: request.require_recovery,
@@ -71,7 +75,7 @@ fn terms(request: &v1::SubscribeRequest) -> Result<Terms, Failure> {
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(60));
     let heartbeat = check_span("heartbeat", request.heartbeat.as_ref(), least, most)?;
     let heartbeat = heartbeat.unwrap_or(Duration::from_secs(15));
-    Ok(Terms { messages, bytes, policy, limit: request.limit, heartbeat, ids: false })
+    Ok(Terms { messages, bytes, gaps: 1, policy, limit: request.limit, heartbeat, ids: false })
 }
 
 fn filter(given: Option<&subscribe_request::Filter>, not_session: &str) -> Result<Filter, Failure> {
@@ -106,7 +110,7 @@ fn filter(given: Option<&subscribe_request::Filter>, not_session: &str) -> Resul
 }
 
 /// Each topic once, and where it begins: `resume`, else `positions`, else `after`, else the end.
-fn topics(request: &v1::SubscribeRequest, most: usize) -> Result<Vec<(Topic, After)>, Failure> {
+fn topics(request: &v1::SubscribeRequest, most: usize, pen: &Pen) -> Result<Vec<(Topic, After)>, Failure> {
     let mut names: Vec<Topic> = Vec::new();
     if !request.topic.is_empty() {
         names.push(read_topic("topic", &request.topic)?);
@@ -119,9 +123,13 @@ fn topics(request: &v1::SubscribeRequest, most: usize) -> Result<Vec<(Topic, Aft
         }
         names.push(topic);
     }
-    let (resumed, plain) = resumed(request, names.len())?;
+    let (resumed, plain) = resumed(request, names.len(), pen)?;
     if names.is_empty() {
-        names = resumed.iter().map(|(topic, _)| topic.clone()).collect();
+        let full = |(name, _): &(Name, Position)| match name {
+            Name::Full(topic) => Some(topic.clone()),
+            Name::Mark(_) => None,
+        };
+        names = resumed.iter().filter_map(full).collect();
     }
     if names.is_empty() {
         return wrong("topics", "at least one topic, unless `resume` names them");
@@ -143,7 +151,11 @@ fn topics(request: &v1::SubscribeRequest, most: usize) -> Result<Vec<(Topic, Aft
         }
         positions.insert(name, read_after(&field, at)?);
     }
-    positions.extend(resumed.into_iter().map(|(topic, at)| (topic, After::Position(at))));
+    for topic in names.iter().filter(|_| !resumed.is_empty()) {
+        if let Some((_, at)) = resumed.iter().find(|(name, _)| name.is(topic)) {
+            positions.insert(topic.clone(), After::Position(*at));
+        }
+    }
     let begin = |topic: Topic| {
         let after = plain.or_else(|| positions.get(&topic).copied()).unwrap_or(otherwise);
         (topic, after)
@@ -152,10 +164,10 @@ fn topics(request: &v1::SubscribeRequest, most: usize) -> Result<Vec<(Topic, Aft
 }
 
 /// Positions topic by topic, or one for the only topic.
-type Resumed = (Vec<(Topic, Position)>, Option<After>);
+type Resumed = (Vec<(Name, Position)>, Option<After>);
 
 /// Reads `resume`: a token, or with one topic a plain position.
-fn resumed(request: &v1::SubscribeRequest, topics: usize) -> Result<Resumed, Failure> {
+fn resumed(request: &v1::SubscribeRequest, topics: usize, pen: &Pen) -> Result<Resumed, Failure> {
     if request.resume.is_empty() {
         return Ok((Vec::new(), None));
     }
@@ -164,12 +176,11 @@ fn resumed(request: &v1::SubscribeRequest, topics: usize) -> Result<Resumed, Fai
     {
         return Ok((Vec::new(), Some(after)));
     }
-    match resume::read(&request.resume, SystemTime::now()) {
-        Some(places) => Ok((places, None)),
+    match pen.tokens.read(&pen.bearer, &request.resume, SystemTime::now()) {
+        Some(formers) => Ok((resume::places(formers), None)),
         None => {
-            let wanted = "a token of this service not older than 24 h, or with one topic a position";
-            let error = v1::Error::new(Reason::BadResumeToken, format!("resume: {wanted}"));
-            Err(Box::new(error.violation("resume", wanted)))
+            let wanted = "a token that this caller got here in the last 24 h, or with one topic a position";
+            Err(pen.tokens.refusal("resume", wanted))
         }
     }
 }
@@ -188,10 +199,16 @@ pub(super) fn read_after(field: &str, text: &str) -> Result<After, Failure> {
 mod tests {
     use super::*;
 
+    fn pen() -> Pen {
+        let (tokens, bearer) =
+            (resume::Tokens::new(Some("secret")), (&crate::caller::Caller::anonymous()).into());
+        Pen { tokens, bearer, seat: None, named: false }
+    }
+
     fn asked(edit: impl FnOnce(&mut v1::SubscribeRequest)) -> Result<Wish, Failure> {
         let mut request = v1::SubscribeRequest { topic: "a".into(), ..v1::SubscribeRequest::default() };
         edit(&mut request);
-        read(&request, NodeName::new("default", "n").unwrap(), 3, "me")
+        read(&request, NodeName::new("default", "n").unwrap(), 3, "me", &pen())
     }
 
     fn begins(edit: impl FnOnce(&mut v1::SubscribeRequest)) -> Vec<(String, After)> {
@@ -210,9 +227,11 @@ mod tests {
             r.positions.insert("a".into(), "3-2".into());
         };
         assert_eq!(begins(both), [("a".into(), at(3, 2)), ("b".into(), After::Start)]);
-        let names = [Topic::from_static(b"a"), Topic::from_static(b"c")];
-        let places = [(&names[0], Position::new(4, 1)), (&names[1], Position::new(4, 2))];
-        let token = resume::write(places.into_iter(), SystemTime::now());
+        let [a, c] = [Topic::from_static(b"a"), Topic::from_static(b"c")];
+        let short = [(Name::Mark(resume::mark(&a)), Position::new(4, 7))];
+        let places = [(Name::Full(a), Position::new(4, 1)), (Name::Full(c), Position::new(4, 2))];
+        let Pen { tokens, bearer, .. } = pen();
+        let (token, short) = (tokens.write(&bearer, b"", &places), tokens.write(&bearer, b"", &short));
         let resumes = |r: &mut v1::SubscribeRequest| {
             both(r);
             r.resume = token.clone();
@@ -225,6 +244,15 @@ mod tests {
         let alone = |r: &mut v1::SubscribeRequest| (r.topic, r.resume) = (String::new(), token.clone());
         assert_eq!(begins(alone), [("a".into(), at(4, 1)), ("c".into(), at(4, 2))]);
         assert_eq!(begins(|r| r.resume = "5-6".into()), [("a".into(), at(5, 6))]);
+        assert_eq!(begins(|r| r.resume = short.clone()), [("a".into(), at(4, 7))]);
+        let foreign = Pen {
+            bearer: (&crate::caller::Caller { namespace: "n".into(), ..crate::caller::Caller::anonymous() })
+                .into(),
+            ..pen()
+        };
+        let request = v1::SubscribeRequest { resume: token, ..v1::SubscribeRequest::default() };
+        let refused = read(&request, NodeName::new("n", "n").unwrap(), 3, "me", &foreign).err().unwrap();
+        assert!(refused.is(Reason::BadResumeToken), "another caller's: {refused:?}");
     }
 
     #[test]

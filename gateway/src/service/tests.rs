@@ -59,7 +59,12 @@ impl World {
         let bus = Bus::over(carrier.clone(), &bus_config, metrics);
         let mut config = config::Router::default();
         edit(&mut config);
-        let (router, event_loop) = Router::new(bus.clone(), config, crate::router::Metrics::default());
+        let (router, event_loop) = Router::new(
+            bus.clone(),
+            config,
+            crate::resume::Tokens::default(),
+            crate::router::Metrics::default(),
+        );
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(event_loop.run(stop.clone()));

@@ -9,15 +9,19 @@ use super::{
 };
 use crate::{
     error,
-    frame::{Frames, Shared, TakesFrames},
+    frame::{Frames, Seat, Shared, TakesFrames},
     holdings::{Holdings, What},
-    router::Failure,
+    resume::Bearer,
+    router::{Failure, queue::Pen},
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 use plexus_bus::{NodeName, Payload, Topic};
 use plexus_proto::{bus::NodeRecord, pin, reason::Reason, spec, text, v1};
 use prost::Message;
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tonic::{Request, Response, Status};
 
 const PUBLISH: &str = "plexus.v1.TopicService/Publish";
@@ -105,8 +109,9 @@ impl v1::topic_service_server::TopicService for Service {
         let context = self.open_context(&request);
         let holdings = holdings(&request);
         let takes = request.extensions().get::<TakesFrames>().copied();
+        let seat = request.extensions().get::<Arc<Seat>>().cloned();
         let ids = takes.is_some_and(|takes| takes.ids);
-        let frames = match self.follow(&context, request.into_inner(), ids, &holdings).await {
+        let frames = match self.follow(&context, request.into_inner(), ids, (seat, &holdings)).await {
             Ok(frames) => frames,
             Err(failure) => return Err(error::status(&failure)),
         };
@@ -140,20 +145,22 @@ fn plain(frames: Frames) -> BoxStream<'static, Result<v1::SubscriptionEvent, Sta
 }
 
 impl Service {
-    /// Follows topics; with `ids` each frame says where the reader goes on.
+    /// Follows topics; with `ids` each frame says where the reader goes on. `seat` is its place in a session.
     async fn follow(
         &self,
         context: &Context,
         request: v1::SubscribeRequest,
         ids: bool,
-        holdings: &Holdings,
+        (seat, holdings): (Option<Arc<Seat>>, &Holdings),
     ) -> Result<Frames, Failure> {
         let node = self.node(context, &request.node).await?;
-        let most = self.router.config().subscription_topics_max;
-        let session = own_session(context);
+        let (config, session) = (self.router.config(), own_session(context));
+        let most = config.subscription_topics_max;
+        let (tokens, bearer) = (self.router.tokens().clone(), Bearer::from(&context.caller));
+        let pen = Pen { tokens, bearer, seat, named: false };
         let read = |request| {
-            let mut wish = super::reading::read(request, node.clone(), most, &session)?;
-            wish.terms.ids = ids;
+            let mut wish = super::reading::read(request, node.clone(), most, &session, &pen)?;
+            (wish.terms.ids, wish.terms.gaps) = (ids, config.subscription_gaps_max);
             Ok::<_, Failure>(wish)
         };
         let wish = read(&request)?;

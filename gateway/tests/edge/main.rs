@@ -20,6 +20,7 @@ use plexus_gateway::{
     config::Config,
     edge::{Edge, Served},
     metrics::Metrics,
+    resume::Tokens,
 };
 use plexus_proto::v1::topic_service_server::TopicServiceServer;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -60,6 +61,7 @@ impl Server {
             descriptors: Vec::new(),
             healthy: Arc::new(|| true),
             echo: false,
+            tokens: Tokens::default(),
         };
         let edge = Edge::bind(&config, served, metrics.clone()).await.unwrap();
         let (addr, tls) = (edge.local_addr().unwrap(), edge.tls_addr().unwrap());

@@ -44,6 +44,7 @@ pub(crate) enum Heard {
         code: u32,
         reason: String,
         retry_after_ms: u32,
+        resume: String,
     },
     Other(String),
     /// The WebSocket closed with this code; `None`: without a close frame.
@@ -112,6 +113,21 @@ impl Session {
         let frame =
             SessionFrame { id, kind, params, timeout_ms, window, request_id, ..SessionFrame::default() };
         self.send(Message::Binary(frame.encode_to_vec().into())).await;
+    }
+
+    /// Takes up a former session.
+    pub(crate) async fn take_up(&mut self, token: &str) {
+        if self.json {
+            return self.say(json!({"resume": {"token": token}})).await;
+        }
+        let kind = Some(Kind::Resume(v1::session_frame::Resume { token: token.into() }));
+        self.send(Message::Binary(SessionFrame { kind, ..SessionFrame::default() }.encode_to_vec().into()))
+            .await;
+    }
+
+    /// The JSON of an answer in the session's form.
+    pub(crate) fn json(&self, rpc: &Rpc, answer: &[u8]) -> Value {
+        if self.json { serde_json::from_slice(answer).unwrap() } else { rpc.decode(answer) }
     }
 
     /// Waits for what it says next, and about which call.
@@ -212,6 +228,7 @@ fn read(text: &str) -> (u32, Heard) {
             code: number(&value["code"]),
             reason: value["reason"].as_str().unwrap_or_default().into(),
             retry_after_ms: number(&value["retryAfterMs"]),
+            resume: value["resume"].as_str().unwrap_or_default().into(),
         },
         _ => Heard::Other(text.into()),
     };
@@ -227,9 +244,12 @@ fn decode(bytes: &[u8]) -> (u32, Heard) {
         Kind::Error(error) => Heard::Failed(Failure::of_error(error)),
         Kind::Ping(number) => Heard::Ping(number),
         Kind::Pong(number) => Heard::Pong(number),
-        Kind::Close(close) => {
-            Heard::Close { code: close.code, reason: close.reason, retry_after_ms: close.retry_after_ms }
-        }
+        Kind::Close(close) => Heard::Close {
+            code: close.code,
+            reason: close.reason,
+            retry_after_ms: close.retry_after_ms,
+            resume: close.resume,
+        },
         other => Heard::Other(format!("{other:?}")),
     };
     (frame.id, heard)

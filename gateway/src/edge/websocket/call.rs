@@ -4,6 +4,7 @@
 use super::{
     super::{
         bind,
+        convention::CURSORS,
         desc::{Kind, Method},
         json,
         reply::{Answer, Reply},
@@ -12,11 +13,14 @@ use super::{
     failure,
     form::{Begin, Form},
 };
-use crate::metrics::Dialect;
+use crate::{frame::Seat, metrics::Dialect};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, future::BoxFuture};
 use http::{Extensions, HeaderMap, HeaderValue};
-use plexus_proto::{reason::Reason, v1};
+use plexus_proto::{
+    reason::Reason,
+    v1::{self, SessionFrame, session_frame},
+};
 use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use std::{
@@ -59,13 +63,15 @@ pub(super) struct Prepared {
     pub(super) inputs: Option<mpsc::Sender<Result<Bytes, Status>>>,
     /// How many events may be sent; absent: no window.
     pub(super) credit: Option<Arc<Semaphore>>,
+    /// Its place in the session, if another session can take it up.
+    pub(super) seat: Option<Arc<Seat>>,
 }
 
 /// Checks what begins a call.
 pub(super) fn prepare(
     trunk: &Trunk,
     form: Form,
-    begin: &Begin,
+    (id, begin): (u32, &Begin),
     headers: &HeaderMap,
     extensions: &Extensions,
 ) -> Result<Prepared, Box<v1::Error>> {
@@ -86,7 +92,12 @@ pub(super) fn prepare(
             headers.insert(name, value);
         }
     }
-    let first = request(form, &method, begin)?;
+    let first = request(&method, begin)?;
+    let mut extensions = extensions.clone();
+    let seat = seat(id, begin, &method, &first);
+    if let Some(seat) = &seat {
+        extensions.insert(seat.clone());
+    }
     let (input, inputs) = if method.kind.takes_one() {
         (Input::One(first), None)
     } else {
@@ -97,22 +108,35 @@ pub(super) fn prepare(
         }
         (Input::from(ReceiverStream::new(rx)), Some(tx))
     };
-    let extensions = extensions.clone();
     let call =
         Call { dialect: Dialect::Websocket, method: method.clone(), headers, extensions, timeout, input };
     let credit = (begin.window > 0).then(|| Arc::new(Semaphore::new(begin.window as usize)));
-    Ok(Prepared { method, call, form, inputs, credit })
+    Ok(Prepared { method, call, form, inputs, credit, seat })
+}
+
+/// The place of a stream that says where it goes on: its request can be made again from there.
+fn seat(id: u32, begin: &Begin, method: &Method, request: &Bytes) -> Option<Arc<Seat>> {
+    let resumes = method.kind == Kind::ServerStream && method.input.get_field_by_name(CURSORS[0]).is_some();
+    let frame = || SessionFrame {
+        id,
+        kind: Some(session_frame::Kind::Call(begin.call.clone())),
+        params: request.clone(),
+        timeout_ms: begin.timeout_ms,
+        window: begin.window,
+        ..SessionFrame::default()
+    };
+    resumes.then(|| Arc::new(Seat::new(frame().encode_to_vec())))
 }
 
 /// The encoded request. A `request_id` of the frame fills the field of that name, as the header
 /// `Idempotency-Key` does in REST.
-fn request(form: Form, method: &Method, begin: &Begin) -> Result<Bytes, Box<v1::Error>> {
+fn request(method: &Method, begin: &Begin) -> Result<Bytes, Box<v1::Error>> {
     let plain = begin.request_id.is_empty();
-    match form {
+    match begin.form {
         Form::Proto if plain => Ok(begin.params.clone()),
         Form::Json if plain => json::to_proto(&method.input, &begin.params),
         _ => {
-            let mut message = match form {
+            let mut message = match begin.form {
                 Form::Json => json::read(&method.input, &begin.params, json::Unknown::Ignore)?,
                 Form::Proto => DynamicMessage::decode(method.input.clone(), begin.params.clone())
                     .map_err(|e| Box::new(v1::Error::new(Reason::BadFrame, format!("params: {e}"))))?,
@@ -143,9 +167,10 @@ impl Prepared {
 
     /// Runs the call. Dropping it cancels the call.
     pub(super) fn run(self, trunk: Trunk) -> Running {
-        let (headers, credit) = (self.call.headers.clone(), self.credit.map(PollSemaphore::new));
-        let begin = async move { trunk.call(self.call).await }.boxed();
-        Running { form: self.form, method: self.method, headers, credit, step: Step::Begin(begin) }
+        let Self { method, call, form, credit, seat, .. } = self;
+        let (headers, credit) = (call.headers.clone(), credit.map(PollSemaphore::new));
+        let begin = async move { trunk.call(call).await }.boxed();
+        Running { form, method, headers, credit, seat, step: Step::Begin(begin) }
     }
 }
 
@@ -156,6 +181,7 @@ pub(super) struct Running {
     method: Arc<Method>,
     headers: HeaderMap,
     credit: Option<PollSemaphore>,
+    seat: Option<Arc<Seat>>,
     step: Step,
 }
 
@@ -207,10 +233,12 @@ impl Stream for Running {
                             Poll::Ready(permit) => permit.into_iter().for_each(|permit| permit.forget()),
                             Poll::Pending => {
                                 *held = Some(answer);
+                                me.hold(true);
                                 return Poll::Pending;
                             }
                         }
                     }
+                    me.hold(false);
                     let happening = me.answer(&answer, false);
                     if matches!(happening, Happening::Failed(_)) {
                         me.step = Step::Over;
@@ -232,6 +260,13 @@ impl Running {
         match reply.outcome().0 {
             Ok(()) => Happening::End,
             Err(status) => Happening::Failed(Box::new(failure(&status, &self.headers))),
+        }
+    }
+
+    /// Notes whether an answer was taken from its stream and waits here.
+    fn hold(&self, held: bool) {
+        if let Some(seat) = &self.seat {
+            seat.hold(held);
         }
     }
 

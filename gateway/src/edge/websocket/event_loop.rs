@@ -3,6 +3,7 @@
 //! there is room to write, so a slow client slows itself alone. [`farewell`] is its end.
 
 mod farewell;
+mod former;
 
 use super::{
     super::{
@@ -14,11 +15,13 @@ use super::{
     call::{self, Happening},
     calls::Calls,
     form::{Begin, Form, Frame},
+    outbox::Outbox,
     socket::Socket,
     traced,
 };
-use crate::{caller::Caller, config::Limits, error};
+use crate::{caller::Caller, config::Limits, frame::Seat};
 use bytes::Bytes;
+use farewell::{End, broken, closing};
 use futures::{
     Sink, Stream, StreamExt,
     stream::{AbortHandle, abortable},
@@ -29,7 +32,7 @@ use plexus_proto::{
     v1::{self, SessionFrame, session_frame},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
@@ -40,13 +43,8 @@ use tokio::{
     sync::{Semaphore, mpsc},
     time::{Instant, Sleep},
 };
-use tokio_tungstenite::tungstenite::{
-    Error, Message, error::ProtocolError, protocol::frame::coding::CloseCode,
-};
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tonic::Status;
-
-/// Answers taken together before they are written.
-const BATCH: usize = 64;
 
 /// How long a session may take to show credentials.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,12 +68,8 @@ pub(super) struct EventLoop {
     watch: Option<Box<auth::Watch>>,
     /// The socket.
     socket: Socket,
-    /// Frames that wait to be written, and their bytes. Bounded: nothing is taken while it is over
-    /// `session_buffer_max`.
-    out: VecDeque<Message>,
-    out_bytes: usize,
-    /// Whether the socket holds bytes that were not flushed.
-    unflushed: bool,
+    /// Frames that wait to be written. Bounded: nothing is taken while it is over `session_buffer_max`.
+    outbox: Outbox,
     /// What happens to the open calls.
     calls: Calls,
     /// The open calls, `session_calls_max` at most.
@@ -102,6 +96,8 @@ struct Open {
     abort: AbortHandle,
     inputs: Option<mpsc::Sender<Result<Bytes, Status>>>,
     credit: Option<Arc<Semaphore>>,
+    /// Where it goes on, if it can be taken up by another session.
+    seat: Option<Arc<Seat>>,
 }
 
 enum Input {
@@ -112,18 +108,6 @@ enum Input {
     Withdrawn(Box<v1::Error>),
     Leave,
     Lost(Option<Error>),
-}
-
-/// Why a session ends.
-enum End {
-    /// The client is gone.
-    Gone,
-    /// The client closed and waits for our close.
-    Left,
-    /// We end it, and say so.
-    Close(Box<v1::Error>, u16),
-    /// What came is no WebSocket; the code says so, as a frame would not be understood either.
-    Broken(CloseCode),
 }
 
 impl EventLoop {
@@ -152,9 +136,7 @@ impl EventLoop {
             session,
             watch,
             socket,
-            out: VecDeque::new(),
-            out_bytes: 0,
-            unflushed: false,
+            outbox: Outbox::default(),
             calls: Calls::default(),
             open: HashMap::new(),
             echo,
@@ -171,6 +153,7 @@ impl EventLoop {
 
     /// Serves until the client or the gateway goes.
     pub(super) async fn run(mut self: Box<Self>) {
+        tracing::debug!(session = &*self.session, form = ?self.form, "session opened");
         let end = loop {
             let input = self.next().await;
             if let Err(end) = self.apply(input) {
@@ -190,7 +173,7 @@ impl EventLoop {
         poll_fn(|context| self.poll(context)).await
     }
 
-    /// Answers first, up to a batch; then all is written at once; then the client is read.
+    /// Answers first, up to a batch of bytes; then all is written at once; then the client is read.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
         if Pin::new(&mut self.leave).poll(context).is_ready() {
             return Poll::Ready(Input::Leave);
@@ -201,7 +184,8 @@ impl EventLoop {
             return Poll::Ready(Input::Withdrawn(Box::new(error)));
         }
         loop {
-            let takes = self.out.len() < BATCH && self.has_room();
+            let batch = self.trunk.limits().session_batch_bytes;
+            let takes = self.outbox.bytes() < batch && self.has_room();
             if takes && let Poll::Ready((id, happening)) = self.calls.poll_next(context) {
                 return Poll::Ready(Input::Happened(id, happening));
             }
@@ -221,37 +205,40 @@ impl EventLoop {
             }
             // Calls that were passed over are looked at once what waited is written; a socket that takes
             // nothing wakes us when it does.
-            if takes || !self.out.is_empty() {
+            if takes || !self.outbox.is_empty() {
                 return Poll::Pending;
             }
         }
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while !self.out.is_empty() {
-            std::task::ready!(Pin::new(&mut self.socket).poll_ready(context))?;
-            if let Some(message) = self.out.pop_front() {
-                self.out_bytes -= message.len();
-                self.unflushed = true;
+        while !self.outbox.is_empty() {
+            if Pin::new(&mut self.socket).poll_ready(context)?.is_pending() {
+                self.outbox.stuck();
+                self.hurry();
+                return Poll::Pending;
+            }
+            if let Some(message) = self.outbox.pop() {
                 Pin::new(&mut self.socket).start_send(message)?;
             }
         }
-        if self.unflushed {
-            std::task::ready!(Pin::new(&mut self.socket).poll_flush(context))?;
-            self.unflushed = false;
-            // An idle session keeps nothing.
-            self.out = VecDeque::new();
+        if self.outbox.is_unflushed() {
+            if Pin::new(&mut self.socket).poll_flush(context)?.is_pending() {
+                self.outbox.stuck();
+                self.hurry();
+                return Poll::Pending;
+            }
+            self.outbox.flushed();
         }
         Poll::Ready(Ok(()))
     }
 
     fn has_room(&self) -> bool {
-        self.out_bytes < self.trunk.limits().session_buffer_max
+        self.outbox.bytes() < self.trunk.limits().session_buffer_max
     }
 
     fn say(&mut self, message: Message) {
-        self.out_bytes += message.len();
-        self.out.push_back(message);
+        self.outbox.push(message);
     }
 
     fn fail(&mut self, id: u32, mut failure: Box<v1::Error>) {
@@ -308,6 +295,10 @@ impl EventLoop {
             let text = format!("a message was begun and did not come within {:?}", limits.body_timeout);
             return Err(closing(v1::Error::new(Reason::DeadlineExceeded, text)));
         }
+        if self.outbox.is_late(now, limits.write_timeout) {
+            self.trunk.metrics().slow_sessions.inc();
+            return Err(farewell::slow(limits.write_timeout));
+        }
         match self.pinged {
             Some(at) if now - at >= limits.session_pong_timeout => {
                 let text = format!("no answer to a ping in {:?}", limits.session_pong_timeout);
@@ -340,9 +331,9 @@ impl EventLoop {
         self.hurry();
     }
 
-    /// Looks sooner while the client is in the middle of a message.
+    /// Looks sooner while the client is in the middle of a message, or does not take what is said.
     fn hurry(&mut self) {
-        if self.socket.get_ref().is_amid() {
+        if self.socket.get_ref().is_amid() || self.outbox.is_stuck() {
             let soon = Instant::now() + seldom(self.trunk.limits());
             if self.look.deadline() > soon {
                 self.look.as_mut().reset(soon);
@@ -404,9 +395,10 @@ impl EventLoop {
             }
             Frame::Ping(number) => self.say(self.form.beat(false, number)),
             Frame::Pong | Frame::Auth(_) => {}
-            Frame::Resume => {
-                let text = "resume: take up each stream by its own token, as the request's resume";
-                self.fail(0, Box::new(v1::Error::new(Reason::BadResumeToken, text)));
+            Frame::Resume(token) => {
+                if let Err(error) = self.take_up(&token.0) {
+                    self.fail(0, error);
+                }
             }
         }
     }
@@ -423,10 +415,11 @@ impl EventLoop {
             let error = v1::Error::new(Reason::CallLimit, format!("{max} calls are open, which is the most"));
             return Err(Box::new(error.with("limit", max)));
         }
-        let prepared = call::prepare(&self.trunk, self.form, begin, &self.headers, &self.extensions)?;
+        let prepared = call::prepare(&self.trunk, self.form, (id, begin), &self.headers, &self.extensions)?;
         let (method, inputs, credit) = (prepared.method(), prepared.inputs.clone(), prepared.credit.clone());
+        let seat = prepared.seat.clone();
         let (run, abort) = abortable(prepared.run(self.trunk.clone()).map(move |happening| (id, happening)));
-        self.open.insert(id, Open { method, abort, inputs, credit });
+        self.open.insert(id, Open { method, abort, inputs, credit, seat });
         self.calls.push(run.boxed());
         Ok(())
     }
@@ -476,22 +469,7 @@ impl EventLoop {
     }
 }
 
-/// Time between two looks at a client that is in the middle of a message.
+/// Time between two looks at a client that is in the middle of a message, or takes none.
 fn seldom(limits: &Limits) -> Duration {
     limits.session_pong_timeout / 2
-}
-
-/// Tells a client that is gone from one that speaks no WebSocket.
-fn broken(error: &Error) -> End {
-    match error {
-        Error::Utf8(_) => End::Broken(CloseCode::Invalid),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
-        Error::Protocol(_) => End::Broken(CloseCode::Protocol),
-        _ => End::Gone,
-    }
-}
-
-fn closing(error: v1::Error) -> End {
-    let code = error::close_code(&error);
-    End::Close(Box::new(error), code)
 }

@@ -2,13 +2,16 @@
 //! binary frame. Pure.
 
 use super::super::{desc::Registry, json};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use plexus_proto::{
     reason::Reason,
     v1::{self, SessionFrame, session_frame::Kind},
 };
-use prost::Message as _;
-use serde::Deserialize;
+use prost::{
+    DecodeError, Message as _,
+    encoding::{DecodeContext, decode_key, skip_field},
+};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -18,10 +21,14 @@ pub(super) const JSON: &str = "plexus.v1.json";
 /// Subprotocol of Protobuf.
 pub(super) const PROTO: &str = "plexus.v1.proto";
 
+/// The fields of a frame of which it has exactly one.
+const KINDS: std::ops::RangeInclusive<u32> = 2..=16;
+
 /// How a session writes its frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) enum Form {
     /// Text frames of JSON.
+    #[default]
     Json,
     /// Binary frames of Protobuf.
     Proto,
@@ -46,8 +53,8 @@ pub(super) enum Frame {
     Pong,
     /// Credentials: a token.
     Auth(Token),
-    /// Takes up a former session.
-    Resume,
+    /// Takes up a former session by its token.
+    Resume(Token),
 }
 
 /// A token, which is shown to nobody.
@@ -65,8 +72,10 @@ impl std::fmt::Debug for Token {
 pub(super) struct Begin {
     /// The method, `Service.Method` or with the package in front.
     pub(super) call: String,
-    /// The request, in the session's form; empty: an empty one.
+    /// The request; empty: an empty one.
     pub(super) params: Bytes,
+    /// The form of the request.
+    pub(super) form: Form,
     /// Its deadline in milliseconds; 0: none asked for.
     pub(super) timeout_ms: u32,
     /// Events the server may send before it needs credit; 0: no window.
@@ -91,17 +100,22 @@ struct Text<'a> {
     params: Option<&'a RawValue>,
     #[serde(borrow)]
     input: Option<&'a RawValue>,
-    #[serde(default)]
-    done: bool,
-    #[serde(default)]
-    cancel: bool,
+    done: Option<bool>,
+    cancel: Option<bool>,
     credit: Option<u32>,
     ping: Option<u32>,
     pong: Option<u32>,
     #[serde(borrow)]
     auth: Option<Credentials<'a>>,
     #[serde(borrow)]
-    resume: Option<&'a RawValue>,
+    resume: Option<Credentials<'a>>,
+    // What only the server says; counted, so that both forms refuse it beside another.
+    result: Option<IgnoredAny>,
+    event: Option<IgnoredAny>,
+    end: Option<IgnoredAny>,
+    error: Option<IgnoredAny>,
+    authenticated: Option<IgnoredAny>,
+    close: Option<IgnoredAny>,
     #[serde(default, alias = "timeout_ms")]
     timeout_ms: u32,
     #[serde(default)]
@@ -114,11 +128,31 @@ struct Text<'a> {
     request_id: Cow<'a, str>,
 }
 
-/// What `auth` holds.
+/// What `auth` and `resume` hold.
 #[derive(Deserialize)]
 struct Credentials<'a> {
     #[serde(default, borrow)]
     token: Cow<'a, str>,
+}
+
+impl Text<'_> {
+    /// How many of the fields are set of which a frame has exactly one.
+    fn kinds(&self) -> usize {
+        let theirs = [
+            self.call.is_some(),
+            self.input.is_some(),
+            self.done.is_some(),
+            self.cancel.is_some(),
+            self.credit.is_some(),
+            self.ping.is_some(),
+            self.pong.is_some(),
+            self.auth.is_some(),
+            self.resume.is_some(),
+        ];
+        let ours =
+            [&self.result, &self.event, &self.end, &self.error, &self.authenticated, &self.close].into_iter();
+        theirs.into_iter().chain(ours.map(Option::is_some)).filter(|set| *set).count()
+    }
 }
 
 impl Form {
@@ -196,6 +230,9 @@ fn text(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
     let frame: Text<'_> = serde_json::from_slice(bytes).map_err(bad)?;
     let raw =
         |value: Option<&RawValue>| value.map(|v| bytes.slice_ref(v.get().as_bytes())).unwrap_or_default();
+    if frame.kinds() > 1 {
+        return Err(several());
+    }
     let id = frame.id;
     Ok(match frame {
         Text { call: Some(call), .. } => Frame::Call(
@@ -203,6 +240,7 @@ fn text(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
             Begin {
                 call: call.into_owned(),
                 params: raw(frame.params),
+                form: Form::Json,
                 timeout_ms: frame.timeout_ms,
                 window: frame.window,
                 traceparent: frame.traceparent.into_owned(),
@@ -211,19 +249,37 @@ fn text(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
             },
         ),
         Text { input: Some(input), .. } => Frame::Input(id, raw(Some(input))),
-        Text { done: true, .. } => Frame::Done(id),
-        Text { cancel: true, .. } => Frame::Cancel(id),
+        Text { done: Some(true), .. } => Frame::Done(id),
+        Text { cancel: Some(true), .. } => Frame::Cancel(id),
         Text { credit: Some(credit), .. } => Frame::Credit(id, credit),
         Text { ping: Some(number), .. } => Frame::Ping(number),
         Text { pong: Some(_), .. } => Frame::Pong,
         Text { auth: Some(auth), .. } => Frame::Auth(Token(auth.token.into_owned())),
-        Text { resume: Some(_), .. } => Frame::Resume,
+        Text { resume: Some(former), .. } => Frame::Resume(Token(former.token.into_owned())),
         _ => return Err(bad("none of call, input, done, cancel, credit, ping, pong, auth, resume is set")),
     })
 }
 
+fn several() -> Box<v1::Error> {
+    bad("it has several of the fields of which a frame has one")
+}
+
+/// Counts the fields of `kind` as they were sent: of several a decoder would keep the last alone.
+fn kinds(mut bytes: Bytes) -> Result<usize, DecodeError> {
+    let mut kinds = 0;
+    while bytes.has_remaining() {
+        let (number, wire) = decode_key(&mut bytes)?;
+        kinds += usize::from(KINDS.contains(&number));
+        skip_field(wire, number, &mut bytes, DecodeContext::default())?;
+    }
+    Ok(kinds)
+}
+
 fn binary(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
     let frame = SessionFrame::decode(bytes.clone()).map_err(bad)?;
+    if kinds(bytes.clone()).map_err(bad)? > 1 {
+        return Err(several());
+    }
     let id = frame.id;
     Ok(match frame.kind {
         Some(Kind::Call(call)) => Frame::Call(
@@ -231,6 +287,7 @@ fn binary(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
             Begin {
                 call,
                 params: frame.params,
+                form: Form::Proto,
                 timeout_ms: frame.timeout_ms,
                 window: frame.window,
                 traceparent: frame.traceparent,
@@ -245,7 +302,7 @@ fn binary(bytes: &Bytes) -> Result<Frame, Box<v1::Error>> {
         Some(Kind::Ping(number)) => Frame::Ping(number),
         Some(Kind::Pong(_)) => Frame::Pong,
         Some(Kind::Auth(auth)) => Frame::Auth(Token(auth.token)),
-        Some(Kind::Resume(_)) => Frame::Resume,
+        Some(Kind::Resume(former)) => Frame::Resume(Token(former.token)),
         _ => return Err(bad("its kind is none that a client sends")),
     })
 }
@@ -303,6 +360,43 @@ mod tests {
         let server_only =
             SessionFrame { id: 1, kind: Some(Kind::Result(Bytes::new())), ..Default::default() };
         assert!(Form::Proto.read(&server_only.encode_to_vec().into()).is_err());
+    }
+
+    #[test]
+    fn a_frame_that_is_two_things_at_once_is_refused_in_both_forms() {
+        for two in [
+            r#"{"id":1,"call":"A.B","cancel":true}"#,
+            r#"{"id":1,"call":"A.B","cancel":false}"#,
+            r#"{"id":1,"done":true,"cancel":true}"#,
+            r#"{"ping":1,"pong":1}"#,
+            r#"{"id":1,"call":"A.B","result":{}}"#,
+            r#"{"id":1,"call":"A.B","call":"A.B"}"#,
+        ] {
+            assert!(read(two).unwrap_err().is(Reason::BadFrame), "{two}");
+        }
+        assert!(matches!(read(r#"{"id":1,"call":"A.B","cancel":null}"#), Ok(Frame::Call(1, _))));
+        let encoded = |kind| SessionFrame { kind: Some(kind), ..Default::default() }.encode_to_vec();
+        let kinds = [
+            Kind::Call("A.B".into()),
+            Kind::Cancel(true),
+            Kind::Done(true),
+            Kind::Credit(1),
+            Kind::Ping(1),
+            Kind::Result(Bytes::new()),
+        ];
+        for (first, second) in kinds.iter().flat_map(|a| kinds.iter().map(move |b| (a, b))) {
+            let both = [encoded(first.clone()), encoded(second.clone())].concat();
+            assert!(Form::Proto.read(&both.into()).unwrap_err().is(Reason::BadFrame), "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn the_fields_that_exclude_each_other_are_those_of_the_contract() {
+        let pool = prost_reflect::DescriptorPool::decode(plexus_proto::DESCRIPTOR).unwrap();
+        let frame = pool.get_message_by_name("plexus.v1.SessionFrame").unwrap();
+        let kind = frame.oneofs().find(|o| o.name() == "kind").unwrap();
+        let numbers: std::collections::BTreeSet<u32> = kind.fields().map(|f| f.number()).collect();
+        assert_eq!(numbers, KINDS.collect());
     }
 
     #[test]

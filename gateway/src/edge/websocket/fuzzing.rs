@@ -26,7 +26,7 @@ pub(crate) fn frame(data: &[u8]) {
     let mut spelled = Form::Json.read(&text.into()).expect("the same in JSON");
     // Requests are in the session's form.
     if let (Frame::Call(_, read), Frame::Call(_, spelled)) = (&read, &mut spelled) {
-        spelled.params = read.params.clone();
+        (spelled.params, spelled.form) = (read.params.clone(), read.form);
     }
     assert_eq!(spelled, read);
 }
@@ -44,6 +44,7 @@ fn spell(frame: SessionFrame) -> Option<String> {
         Kind::Ping(ping) => json!({"ping": ping}),
         Kind::Pong(pong) => json!({"pong": pong}),
         Kind::Auth(auth) => json!({"auth": {"token": auth.token}}),
+        Kind::Resume(former) => json!({"resume": {"token": former.token}}),
         _ => return None,
     };
     Some(value.to_string())

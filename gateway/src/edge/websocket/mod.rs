@@ -5,6 +5,7 @@
 //! - [`socket`] the connection taken out of hyper
 //! - [`form`] frames in both forms
 //! - [`call`] one call of a session as a stream of answers, [`calls`] all that are open
+//! - [`outbox`] frames that wait to be written
 //! - [`event_loop`] one socket, many calls, and its end
 
 mod call;
@@ -14,6 +15,7 @@ mod form;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handshake;
+mod outbox;
 mod socket;
 
 use super::{crowd::Crowded, trunk::Trunk};

@@ -22,9 +22,6 @@ use tokio_tungstenite::{
 /// A session's socket.
 pub(super) type Socket = WebSocketStream<Io>;
 
-/// Bytes gathered before they are written; what is ready together leaves in one write.
-const WRITE_BYTES: usize = 16 << 10;
-
 /// Bytes read at once: the default of 128 KiB would be allocated for every idle session.
 const READ_BYTES: usize = 1 << 10;
 
@@ -38,8 +35,10 @@ pub(super) async fn take(upgrade: OnUpgrade, limits: &Limits) -> Option<Socket> 
     let io = Io { bytes, frames };
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
-        .write_buffer_size(WRITE_BYTES)
-        .max_write_buffer_size(limits.session_buffer_max + limits.message_bytes_max)
+        .write_buffer_size(limits.session_batch_bytes)
+        .max_write_buffer_size(
+            limits.session_buffer_max + limits.session_batch_bytes + limits.message_bytes_max,
+        )
         .max_message_size(Some(limits.message_bytes_max))
         .max_frame_size(Some(limits.message_bytes_max));
     Some(WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await)

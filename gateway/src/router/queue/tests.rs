@@ -1,13 +1,30 @@
 use super::*;
-use crate::frame::Frame;
+use crate::{
+    frame::{Frame, Seat},
+    resume::{self, Draft, Name, Tokens},
+};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use prost::Message;
+use std::time::SystemTime;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn terms(policy: Policy) -> Terms {
-    Terms { messages: 3, bytes: 1000, policy, limit: 0, heartbeat: MINUTE, ids: true }
+    Terms { messages: 3, bytes: 1000, gaps: 3, policy, limit: 0, heartbeat: MINUTE, ids: true }
+}
+
+fn pen() -> Pen {
+    let bearer = (&crate::caller::Caller::anonymous()).into();
+    Pen { tokens: Tokens::new(Some("secret")), bearer, seat: None, named: false }
+}
+
+fn places(token: &str) -> Vec<(Name, Position)> {
+    resume::places(pen().tokens.read(&pen().bearer, token, SystemTime::now()).unwrap())
+}
+
+fn full(name: &'static str) -> Name {
+    Name::Full(Topic::from_static(name.as_bytes()))
 }
 
 fn p(seq: u64) -> Position {
@@ -26,7 +43,8 @@ impl Scene {
     fn new(terms: Terms, topics: usize) -> Self {
         let (notes, metrics) = (Notes::default(), Arc::<Metrics>::default());
         let names = [(1, Topic::from_static(b"a")), (2, Topic::from_static(b"b"))];
-        let (feed, queue) = queue(7, terms, names[..topics].to_vec(), notes.clone(), metrics.clone());
+        let (feed, queue) =
+            queue(7, (terms, pen()), names[..topics].to_vec(), notes.clone(), metrics.clone());
         for slot in 0..topics {
             feed.start(slot, p(0), frames::event(Event::Start(Default::default()), Some(p(0))));
         }
@@ -82,8 +100,7 @@ async fn where_it_goes_on_is_told_with_the_error() {
     (1..=4).for_each(|seq| scene.message(0, seq));
     let error = std::iter::from_fn(|| scene.next()).find_map(Result::err).unwrap();
     assert!(error.retry_after.is_some());
-    let places = resume::read(&error.metadata["resume"], SystemTime::now()).unwrap();
-    assert_eq!(places, [(Topic::from_static(b"a"), p(3))]);
+    assert_eq!(places(&error.metadata["resume"]), [(full("a"), p(3))]);
 }
 
 #[tokio::test]
@@ -115,8 +132,7 @@ async fn a_reader_of_several_topics_hears_where_all_of_them_go_on() {
     scene.message(0, 4);
     scene.message(1, 9);
     let first = scene.next().unwrap().unwrap();
-    let places = resume::read(first.id().unwrap(), SystemTime::now()).unwrap();
-    assert_eq!(places, [(Topic::from_static(b"a"), p(4)), (Topic::from_static(b"b"), p(0))]);
+    assert_eq!(places(first.id().unwrap()), [(full("a"), p(4)), (full("b"), p(0))]);
     scene.feed.end(0, end::Reason::Deleted);
     assert_eq!(scene.drain(), ["5-9", "end DELETED"]);
     scene.feed.end(1, end::Reason::Deleted);
@@ -168,7 +184,7 @@ async fn silence_is_broken_and_says_how_far_the_reader_is() {
     let event = v1::SubscriptionEvent::decode(beat.frame.proto().clone()).unwrap().event;
     let Some(Event::Heartbeat(beat)) = event else { panic!("{event:?}") };
     assert_eq!(beat.positions[&1], "5-8", "filtered messages included");
-    assert_eq!(resume::read(&beat.resume, SystemTime::now()).unwrap()[0].1, p(8));
+    assert_eq!(places(&beat.resume), [(full("a"), p(8))]);
 }
 
 #[tokio::test]
@@ -195,4 +211,45 @@ async fn a_waiting_reader_is_woken() {
         feed.message(0, p(1), 1, frame);
     });
     assert!(next.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn gaps_that_nobody_takes_end_the_reader_as_slow() {
+    for policy in [Policy::Disconnect, Policy::DropOldest, Policy::Latest] {
+        let mut scene = Scene::new(terms(policy), 1);
+        for seq in 1..=9 {
+            let gap = Gap { after: p(seq), until: p(seq + 1), reason: gap::Reason::Trimmed };
+            scene.feed.gap(0, gap, frames::event(frames::gap(1, gap, None, false), Some(p(seq + 1))));
+        }
+        let said = scene.drain();
+        assert_eq!(said.len(), 4, "three gaps and the end: {said:?}");
+        assert_eq!(said[3], "SLOW_READER");
+        assert_eq!(scene.metrics.slow.get(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_session_hears_where_its_streams_go_on_whatever_has_reached_it() {
+    let (mut scene, seat) = (Scene::new(terms(Policy::Disconnect), 2), Seat::new(b"again".to_vec()));
+    let drawn = |seat: &Seat| {
+        let mut draft = Draft::new(SystemTime::now());
+        seat.draw(&mut draft);
+        let token = pen().tokens.seal(draft, &pen().bearer);
+        let mut formers = pen().tokens.read(&pen().bearer, &token, SystemTime::now()).unwrap();
+        assert_eq!(&formers[0].again[..], b"again");
+        formers.remove(0).places
+    };
+    assert_eq!(drawn(&seat), [], "it has not begun");
+    let cursor: std::sync::Weak<Mutex<State>> = Arc::downgrade(&scene.queue.state);
+    seat.take(cursor);
+    scene.message(0, 1);
+    scene.message(1, 5);
+    assert_eq!(drawn(&seat), [(full("a"), p(0)), (full("b"), p(0))], "what waits was not taken");
+    scene.next();
+    scene.next();
+    assert_eq!(drawn(&seat), [(full("a"), p(1)), (full("b"), p(5))]);
+    seat.hold(true);
+    assert_eq!(drawn(&seat), [(full("a"), p(1)), (full("b"), p(0))], "the last one waits for credit");
+    drop(scene);
+    assert_eq!(drawn(&seat), []);
 }

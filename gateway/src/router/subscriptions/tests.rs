@@ -60,10 +60,17 @@ impl Scene {
             terms: Terms {
                 messages: 4,
                 bytes: 1 << 20,
+                gaps: 256,
                 policy: Policy::Disconnect,
                 limit: 0,
                 heartbeat: LINGER,
                 ids: true,
+            },
+            pen: Pen {
+                tokens: crate::resume::Tokens::new(Some("secret")),
+                bearer: (&crate::caller::Caller::anonymous()).into(),
+                seat: None,
+                named: false,
             },
             view: View::Text,
             filter: Filter::default(),

@@ -11,6 +11,7 @@ use plexus_gateway::{
     config::{ClientCertificates, Config, Tls},
     edge::{Edge, Served},
     metrics::Metrics,
+    resume::Tokens,
 };
 use prost::Message;
 use std::{
@@ -123,6 +124,7 @@ async fn serve(config: Config, tell: impl FnOnce(SocketAddr) -> Result<()>) -> R
         descriptors: vec![DESCRIPTOR],
         healthy: Arc::new(|| true),
         echo: true,
+        tokens: Tokens::default(),
     };
     let edge = Edge::bind(&config, served, Metrics::default()).await?;
     tell(edge.local_addr()?)?;

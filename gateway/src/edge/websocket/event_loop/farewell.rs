@@ -1,12 +1,25 @@
-//! The end of a session: what is still said, and how long its client has to hear it.
+//! How a session ends: why, in which words, and how its streams go on elsewhere.
 
-use super::{End, EventLoop};
+use super::{super::calls::Calls, EventLoop};
+use crate::{
+    caller::Caller,
+    error,
+    resume::{Bearer, Draft},
+};
 use futures::{SinkExt, StreamExt};
-use plexus_proto::v1::{SessionFrame, session_frame};
-use std::{future::poll_fn, time::Duration};
+use plexus_proto::{
+    reason::Reason,
+    v1::{self, SessionFrame, session_frame},
+};
+use std::{
+    future::poll_fn,
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes,
+    error::ProtocolError,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
@@ -18,6 +31,21 @@ const FROZEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of a frame too large that are read and dropped, so that its sender hears why.
 const HEAR_OUT_BYTES: usize = 4 << 20;
+
+/// When a client may come back that nothing else is told.
+const RETRY_MS: Range<u64> = 100..1_000;
+
+/// Why a session ends.
+pub(super) enum End {
+    /// The client is gone.
+    Gone,
+    /// The client closed and waits for our close.
+    Left,
+    /// We end it, and say so.
+    Close(Box<v1::Error>, u16),
+    /// What came is no WebSocket; the code says so, as a frame would not be understood either.
+    Broken(CloseCode),
+}
 
 impl EventLoop {
     /// Says why, closes the WebSocket with the same code, and waits shortly for the client's close.
@@ -31,30 +59,60 @@ impl EventLoop {
                 return;
             }
             End::Broken(code) => {
-                let close = CloseFrame { code, reason: Utf8Bytes::default() };
-                return self.part(close, CLOSE_TIMEOUT).await;
+                return self.part(CloseFrame { code, reason: Utf8Bytes::default() }, CLOSE_TIMEOUT).await;
             }
             End::Close(error, code) => (error, code),
         };
-        let wait = error.retry_after.as_ref().and_then(|d| Duration::try_from(*d).ok()).unwrap_or_default();
+        let wait = error.retry_after.as_ref().and_then(|d| Duration::try_from(*d).ok());
+        // Nobody who may come back does so at the same moment as all others.
+        let wait = wait.unwrap_or_else(|| match code {
+            3000..3500 => Duration::from_millis(rand::random_range(RETRY_MS)),
+            _ => Duration::ZERO,
+        });
+        let resume = self.resume();
         let close = session_frame::Close {
             code: code.into(),
             reason: error.reason.clone(),
             message: error.message.clone(),
             retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            resume,
             ..session_frame::Close::default()
         };
         let kind = Some(session_frame::Kind::Close(close));
         let message =
             self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
         self.say(message);
-        // Who answered no ping will hardly answer a close.
-        let patience = if self.pinged.is_some() { FROZEN_TIMEOUT } else { CLOSE_TIMEOUT };
-        self.part(CloseFrame { code: CloseCode::from(code), reason: error.reason.into() }, patience).await;
+        // Who reads slowly takes what waits as slowly, and the close comes after it.
+        let slow = error.is(Reason::SlowReader);
+        let within = match slow {
+            true => self.trunk.limits().write_timeout.max(CLOSE_TIMEOUT),
+            // Who answered no ping will hardly answer a close.
+            false if self.pinged.is_some() => FROZEN_TIMEOUT,
+            false => CLOSE_TIMEOUT,
+        };
+        tracing::debug!(session = &*self.session, code, reason = error.reason, "session closed");
+        self.part(CloseFrame { code: CloseCode::from(code), reason: error.reason.into() }, within).await;
+    }
+
+    /// Draws up the token by which another session takes up the streams of this one; empty: there are none,
+    /// or too many.
+    fn resume(&self) -> String {
+        let mut seats: Vec<_> =
+            self.open.iter().filter_map(|(id, open)| Some((*id, open.seat.as_ref()?))).collect();
+        let caller = self.extensions.get::<Caller>().filter(|_| !seats.is_empty());
+        let Some(caller) = caller else { return String::new() };
+        seats.sort_by_key(|(id, _)| *id);
+        let mut draft = Draft::new(SystemTime::now());
+        seats.iter().for_each(|(_, seat)| seat.draw(&mut draft));
+        let token = self.trunk.tokens().seal(draft, &Bearer::from(caller));
+        let most = self.trunk.limits().session_resume_bytes_max;
+        if token.len() > most { String::new() } else { token }
     }
 
     /// Writes what waits and the close, and waits for the client's.
-    async fn part(mut self: Box<Self>, close: CloseFrame, patience: Duration) {
+    async fn part(mut self: Box<Self>, close: CloseFrame, within: Duration) {
+        self.calls = Calls::default();
+        self.open.clear();
         let farewell = async {
             poll_fn(|context| self.poll_write(context)).await?;
             self.socket.send(Message::Close(Some(close))).await?;
@@ -62,7 +120,7 @@ impl EventLoop {
             self.hear_out().await;
             Ok::<_, Error>(())
         };
-        let _ = tokio::time::timeout(patience, farewell).await;
+        let _ = tokio::time::timeout(within, farewell).await;
     }
 
     /// Takes what is still on its way: a socket closed with unread bytes is reset, and a reset overtakes
@@ -78,4 +136,26 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// Tells a client that is gone from one that speaks no WebSocket.
+pub(super) fn broken(error: &Error) -> End {
+    match error {
+        Error::Utf8(_) => End::Broken(CloseCode::Invalid),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
+        Error::Protocol(_) => End::Broken(CloseCode::Protocol),
+        _ => End::Gone,
+    }
+}
+
+pub(super) fn closing(error: v1::Error) -> End {
+    let code = error::close_code(&error);
+    End::Close(Box::new(error), code)
+}
+
+/// A session whose bytes nobody reads.
+pub(super) fn slow(most: Duration) -> End {
+    let wait = Duration::from_millis(1_000 + rand::random_range(RETRY_MS));
+    let text = format!("bytes of the session waited longer than {most:?} to be read");
+    closing(v1::Error::new(Reason::SlowReader, text).retry_after(wait))
 }
