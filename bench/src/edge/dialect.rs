@@ -119,7 +119,8 @@ impl Dialect {
         };
         let path = format!("{SERVICE}/Subscribe");
         let get = |accept: &str| {
-            let line = format!("GET /v1/nodes/{node}/topics/{topic}/messages?view=TEXT");
+            let nodes = if node.is_empty() { String::new() } else { format!("/nodes/{node}") };
+            let line = format!("GET /v1{nodes}/topics/{topic}/messages?view=TEXT");
             http1(&line, &format!("accept: {accept}\r\n"), b"")
         };
         let post = |kind: &str| {
