@@ -96,6 +96,33 @@ async fn where_secrets_have_no_business(address: SocketAddr, tokens: &[&'static 
     told
 }
 
+/// The spans of calls, once both sides have told theirs.
+async fn traces(collector: &Collector) -> String {
+    eventually(PATIENCE, || async {
+        let text = collector.text();
+        if text.contains("gateway.call") && text.contains("node.command") {
+            Ok(text)
+        } else {
+            Err(text.len())
+        }
+    })
+    .await
+}
+
+/// A node's key on its way in, whole and broken, and an API key on its way out; and what was answered.
+async fn keys_on_their_way(operator: &Http, told: &mut String) -> (Vec<u8>, Vec<u8>, &'static str) {
+    let seed = libp2p::identity::Keypair::generate_ed25519().to_protobuf_encoding().unwrap();
+    let body = json!({"id": "imported", "key": {"protobuf": STANDARD.encode(&seed)}});
+    *told += &operator.post("/v1/nodes", &body).await.unwrap().ok().unwrap().to_string();
+    let mut broken = seed.clone();
+    broken[40] ^= 1;
+    let body = json!({"id": "broken", "key": {"protobuf": STANDARD.encode(&broken)}});
+    *told += &String::from_utf8_lossy(&operator.post("/v1/nodes", &body).await.unwrap().body);
+    let body = json!({"grants": [{"verbs": ["*"], "resources": ["**"]}]});
+    let shown = operator.post("/v1/admin/api-keys", &body).await.unwrap().ok().unwrap();
+    (seed, broken, kept(shown["secret"].as_str().unwrap()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_canary_is_in_logs_metrics_errors_or_traces() {
     let folder = std::env::temp_dir().join(format!("plexus-canary-{}", std::process::id()));
@@ -124,18 +151,7 @@ async fn no_canary_is_in_logs_metrics_errors_or_traces() {
     let plexus = Plexus::logged(&log, &settings).await;
     let operator = Http::new(plexus.address).with(&*made.secret);
     let mut told = String::new();
-
-    // A node's key on its way in, an API key on its way out.
-    let seed = libp2p::identity::Keypair::generate_ed25519().to_protobuf_encoding().unwrap();
-    let body = json!({"id": "imported", "key": {"protobuf": STANDARD.encode(&seed)}});
-    told += &operator.post("/v1/nodes", &body).await.unwrap().ok().unwrap().to_string();
-    let mut broken = seed.clone();
-    broken[40] ^= 1;
-    let body = json!({"id": "broken", "key": {"protobuf": STANDARD.encode(&broken)}});
-    told += &String::from_utf8_lossy(&operator.post("/v1/nodes", &body).await.unwrap().body);
-    let body = json!({"grants": [{"verbs": ["*"], "resources": ["**"]}]});
-    let shown = operator.post("/v1/admin/api-keys", &body).await.unwrap().ok().unwrap();
-    let shown = kept(shown["secret"].as_str().unwrap());
+    let (seed, broken, shown) = keys_on_their_way(&operator, &mut told).await;
 
     let good = jwt.token(&claims("ann", "default"));
     let mut old = claims("ann", "default");
@@ -148,15 +164,7 @@ async fn no_canary_is_in_logs_metrics_errors_or_traces() {
     told += &where_secrets_have_no_business(plexus.address, &tokens).await;
     let metrics = Http::new(plexus.admin).get("/metrics").await.unwrap().body;
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
-    let traces = eventually(PATIENCE, || async {
-        let text = collector.text();
-        if text.contains("gateway.call") && text.contains("node.command") {
-            Ok(text)
-        } else {
-            Err(text.len())
-        }
-    })
-    .await;
+    let traces = traces(&collector).await;
     let log = {
         let ended = tokio::task::spawn_blocking(|| plexus.terminate());
         assert_eq!(ended.await.unwrap(), Some(0));

@@ -403,6 +403,25 @@ async fn a_gateway_starts_while_its_issuer_is_silent_and_says_that_it_does_not_k
         .await;
 }
 
+/// Calls that name something of another namespace, or of none.
+fn asks((node, peer, key): (&str, &str, &str)) -> Vec<(&'static str, Value)> {
+    vec![
+        ("NodeService/GetNode", json!({"node": node})),
+        ("NodeService/GetNode", json!({"node": peer})),
+        ("NodeService/GetIdentity", json!({"node": node})),
+        ("NodeService/UpdateNode", json!({"node": node, "spec": {"labels": {"a": "b"}}})),
+        ("NodeService/StopNode", json!({"node": node})),
+        ("TopicService/GetTopic", json!({"node": node, "topic": "secret"})),
+        ("TopicService/ListMessages", json!({"node": node, "topic": "secret"})),
+        ("TopicService/Publish", json!({"node": node, "topic": "secret", "text": "x"})),
+        ("TopicService/Subscribe", json!({"node": node, "topic": "secret"})),
+        ("TopicService/Subscribe", json!({"node": peer, "topic": "secret"})),
+        ("PeerService/ListPeers", json!({"node": node})),
+        ("PeerService/ListBlocks", json!({"node": node})),
+        ("AdminService/DeleteApiKey", json!({"api_key": key})),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_hears_nothing_of_another() {
     let guarded = Guarded::start(1).await;
@@ -420,23 +439,6 @@ async fn a_namespace_hears_nothing_of_another() {
     // What is there in another namespace, and what is nowhere.
     let nowhere = ("absent", "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA", "0123456789abcdef");
     let there = ("hidden", &*peer, &*id);
-    let asks = |(node, peer, key): (&str, &str, &str)| {
-        vec![
-            ("NodeService/GetNode", json!({"node": node})),
-            ("NodeService/GetNode", json!({"node": peer})),
-            ("NodeService/GetIdentity", json!({"node": node})),
-            ("NodeService/UpdateNode", json!({"node": node, "spec": {"labels": {"a": "b"}}})),
-            ("NodeService/StopNode", json!({"node": node})),
-            ("TopicService/GetTopic", json!({"node": node, "topic": "secret"})),
-            ("TopicService/ListMessages", json!({"node": node, "topic": "secret"})),
-            ("TopicService/Publish", json!({"node": node, "topic": "secret", "text": "x"})),
-            ("TopicService/Subscribe", json!({"node": node, "topic": "secret"})),
-            ("TopicService/Subscribe", json!({"node": peer, "topic": "secret"})),
-            ("PeerService/ListPeers", json!({"node": node})),
-            ("PeerService/ListBlocks", json!({"node": node})),
-            ("AdminService/DeleteApiKey", json!({"api_key": key})),
-        ]
-    };
     for ((method, foreign), (_, absent)) in asks(there).into_iter().zip(asks(nowhere)) {
         let rpc = Rpc::named(method);
         for dialect in Dialect::ALL.into_iter().filter(|d| d.takes(&rpc)) {

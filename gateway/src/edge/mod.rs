@@ -10,7 +10,7 @@
 //!   [`reflection`] tells it to clients
 //! - [`native`] shared answers of gRPC; [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`]
 //!   streams as text
-//! - [`rest`] paths: [`route`] finds the method; [`bind`], [`body`] and [`convention`] fill its fields from
+//! - [`rest`] paths: [`route`] finds the method; [`mod@bind`], [`body`] and [`convention`] fill its fields from
 //!   path and query, body and headers; [`negotiate`] and [`compress`] choose the form of the answer
 //! - [`json`] and [`problem`] what they write; [`openapi`], [`asyncapi`] and [`schema`] what they are,
 //!   which [`mod@reference`] shows to readers
