@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// The most bytes before a frame's payload: two, the length, the mask.
 const HEAD: usize = 14;
 
-/// A fragment that is smaller carries next to nothing.
-const FRAGMENT_MIN: u64 = 128;
+/// A fragment that is smaller carries next to nothing. Suites and clients send messages in pieces of 64 bytes.
+const FRAGMENT_MIN: u64 = 64;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
