@@ -16,7 +16,7 @@ pub enum Error {
     /// A bounded queue of the carrier is full; nothing was sent.
     #[error("a queue of the bus is full")]
     Overloaded,
-    /// The server refused: nothing ran.
+    /// The server refused. Nothing ran, unless [`Error::outcome`] says otherwise.
     #[error("the bus refused: {0}")]
     Refused(Refusal),
     /// The carrier cannot do this at all.
@@ -34,7 +34,7 @@ pub enum Error {
 }
 
 /// Why a server refused a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// It is a replica.
@@ -61,12 +61,58 @@ pub enum Refusal {
     /// Fewer replicas than it needs to write.
     #[error("too few replicas")]
     NoReplicas,
-    /// Slots are being moved.
-    #[error("try again")]
-    TryAgain,
-    /// Anything else it said.
-    #[error("other")]
-    Other,
+    /// A script holds it up.
+    #[error("busy")]
+    Busy,
+    /// The functions are not loaded, and this user may not load them.
+    #[error("functions are missing")]
+    NoFunctions,
+    /// Its slot is with another server.
+    #[error("slot moved")]
+    Moved,
+    /// Its slot is being moved.
+    #[error("slot moving")]
+    Moving,
+    /// The cluster is down, or a part of it.
+    #[error("cluster down")]
+    ClusterDown,
+}
+
+impl Refusal {
+    /// Tells whether the same call may do better in a while by itself. What is left takes an operator.
+    pub fn passes(self) -> bool {
+        match self {
+            Self::OutOfMemory | Self::NoAuth | Self::NoPermission | Self::Misconfigured => false,
+            Self::ReadOnly
+            | Self::Loading
+            | Self::MaxClients
+            | Self::NoReplicas
+            | Self::Busy
+            | Self::NoFunctions
+            | Self::Moved
+            | Self::Moving
+            | Self::ClusterDown => true,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read_only",
+            Self::Loading => "loading",
+            Self::OutOfMemory => "out_of_memory",
+            Self::NoAuth => "not_authenticated",
+            Self::NoPermission => "not_permitted",
+            Self::Misconfigured => "misconfigured",
+            Self::MaxClients => "max_clients",
+            Self::NoReplicas => "no_replicas",
+            Self::Busy => "busy",
+            Self::NoFunctions => "no_functions",
+            Self::Moved => "moved",
+            Self::Moving => "moving",
+            Self::ClusterDown => "cluster_down",
+        }
+    }
 }
 
 /// Whether a failed call may have run.
@@ -83,6 +129,8 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Timeout | Self::Unreadable(_) | Self::Unreachable { sent: true } => Outcome::Unknown,
+            // The client library gives the word of one call to all that were under way on its connection.
+            Self::Refused(Refusal::ClusterDown) => Outcome::Unknown,
             _ => Outcome::NotRun,
         }
     }

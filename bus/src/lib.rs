@@ -10,7 +10,7 @@ pub mod config;
 pub mod embedded;
 pub mod envelope;
 mod error;
-mod metrics;
+pub mod metrics;
 pub mod port;
 pub mod redis;
 pub mod subject;

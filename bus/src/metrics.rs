@@ -12,6 +12,8 @@ use prometheus_client::{
 pub struct Metrics {
     /// Calls to the carrier, by outcome.
     pub calls: Family<CallLabels, Counter>,
+    /// Refusals of the server, by reason; also of connections.
+    pub refusals: Family<RefusalLabels, Counter>,
     /// Frames dropped because a subscriber's queue was full.
     pub lagged: Counter,
     /// Times the carrier connected again.
@@ -27,11 +29,19 @@ pub struct CallLabels {
     pub outcome: &'static str,
 }
 
+/// Labels of [`Metrics::refusals`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabels {
+    /// What [`Refusal::label`] says.
+    pub reason: &'static str,
+}
+
 impl Metrics {
     /// Registers every counter under `plexus_bus_…`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("plexus_bus");
         registry.register("calls", "Calls to the carrier, by outcome", self.calls.clone());
+        registry.register("refusals", "Refusals of the server, by reason", self.refusals.clone());
         registry.register(
             "lagged_frames",
             "Frames dropped because a subscriber was slow",
@@ -51,5 +61,15 @@ impl Metrics {
             Err(_) => "other",
         };
         self.calls.get_or_create(&CallLabels { outcome }).inc();
+        if let Err(error) = result {
+            self.refused(error);
+        }
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, error: &Error) {
+        if let Error::Refused(refusal) = error {
+            self.refusals.get_or_create(&RefusalLabels { reason: refusal.label() }).inc();
+        }
     }
 }

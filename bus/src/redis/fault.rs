@@ -7,31 +7,40 @@ use fred::error::{Error as Fault, ErrorKind};
 /// Begins what Redis says of a function it does not know.
 const NO_FUNCTION: &str = "ERR Function not found";
 
-/// What a link says of a command that it did not send, being down.
-pub(super) const DOWN: &str = "Client is not initialized.";
+/// What the client library says of a command that it did not send, being down.
+const DOWN: &str = "Client is not initialized.";
+
+/// What a script says that finds a key of its slot elsewhere. Ours look at every key that may be missing
+/// before they write, so it says that nothing was written.
+const ELSEWHERE: &str = "access a non local key";
 
 /// Refusals by the first word of an error; each of them is given before anything ran.
 const REFUSALS: [(&str, Refusal); 15] = [
     ("READONLY", Refusal::ReadOnly),
     ("LOADING", Refusal::Loading),
     ("MASTERDOWN", Refusal::Loading),
-    ("BUSY", Refusal::TryAgain),
+    ("BUSY", Refusal::Busy),
     ("OOM", Refusal::OutOfMemory),
     ("NOAUTH", Refusal::NoAuth),
     ("WRONGPASS", Refusal::NoAuth),
     ("NOPERM", Refusal::NoPermission),
+    ("DENIED", Refusal::NoPermission),
     ("MISCONF", Refusal::Misconfigured),
     ("NOREPLICAS", Refusal::NoReplicas),
-    ("TRYAGAIN", Refusal::TryAgain),
-    ("CLUSTERDOWN", Refusal::TryAgain),
-    ("MOVED", Refusal::TryAgain),
-    ("ASK", Refusal::TryAgain),
-    ("DENIED", Refusal::NoPermission),
+    ("TRYAGAIN", Refusal::Moving),
+    ("ASK", Refusal::Moving),
+    ("MOVED", Refusal::Moved),
+    ("CLUSTERDOWN", Refusal::ClusterDown),
 ];
 
 /// Tells whether the server lacks the function: it did not run.
 pub(super) fn lacks_function(fault: &Fault) -> bool {
     fault.details().starts_with(NO_FUNCTION)
+}
+
+/// Tells whether this user may not do it.
+pub(super) fn forbidden(fault: &Fault) -> bool {
+    fault.details().starts_with("NOPERM")
 }
 
 /// Reads a fault of a command that may have been written.
@@ -62,8 +71,14 @@ fn said(details: &str) -> Error {
     if details.contains("max number of clients") {
         return Error::Refused(Refusal::MaxClients);
     }
+    if details.starts_with(NO_FUNCTION) {
+        return Error::Refused(Refusal::NoFunctions);
+    }
     if details == DOWN {
         return Error::Unreachable { sent: false };
+    }
+    if details.contains(ELSEWHERE) {
+        return Error::Refused(Refusal::Moving);
     }
     // Anything else may come from the middle of a script.
     Error::Unreadable(details.chars().take(200).collect())
@@ -81,6 +96,11 @@ mod tests {
         assert_eq!(said("READONLY You can't write"), Error::Refused(Refusal::ReadOnly));
         assert_eq!(said("ERR max number of clients reached"), Error::Refused(Refusal::MaxClients));
         assert_eq!(said("ERR something in a script").outcome(), Ran::Unknown);
+        assert_eq!(said("ERR max number of clients + cluster connections reached").outcome(), Ran::NotRun);
+        let script = "ERR Script attempted to access a non local key in a cluster node script: plx1_take";
+        assert_eq!(said(script), Error::Refused(Refusal::Moving));
+        assert_eq!(said("MOVED 7 127.0.0.1:7001"), Error::Refused(Refusal::Moved));
+        assert_eq!(said("CLUSTERDOWN Hash slot not served").outcome(), Ran::Unknown, "told to others too");
         assert_eq!(read(&Fault::new(ErrorKind::Timeout, "")).outcome(), Ran::Unknown);
         assert_eq!(read(&Fault::new(ErrorKind::Backpressure, "")).outcome(), Ran::NotRun);
     }

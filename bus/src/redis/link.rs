@@ -10,7 +10,6 @@ use super::{
 use crate::{Config, Era, Error, Metrics, Refusal};
 use fred::{
     clients::Client,
-    error::ErrorKind,
     interfaces::{ClientLike, EventInterface},
     prelude::{Error as Fault, Options},
     types::{
@@ -25,7 +24,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// The function libraries, each with its version in every name.
 const LIBRARIES: [&str; 3] =
@@ -35,8 +34,8 @@ const LIBRARIES: [&str; 3] =
 #[derive(Clone)]
 pub(super) struct Link {
     client: Client,
-    /// The era of the primary it leads to; none while it is down.
-    up: watch::Receiver<Option<Era>>,
+    /// The era of the primary it leads to, or why it is down.
+    up: watch::Receiver<Result<Era, Error>>,
     /// Tells the watch that something is wrong with the server at the other end.
     suspect: mpsc::Sender<()>,
     /// Held by whoever lets the connection wait in the server.
@@ -51,7 +50,7 @@ pub(super) struct Watch {
     config: Config,
     metrics: Metrics,
     duty: Duty,
-    up: watch::Sender<Option<Era>>,
+    up: watch::Sender<Result<Era, Error>>,
     suspects: mpsc::Receiver<()>,
     errors: broadcast::Receiver<(Fault, Option<Server>)>,
     reconnects: broadcast::Receiver<Server>,
@@ -81,7 +80,7 @@ pub(super) enum Duty {
 
 enum Input {
     Tick,
-    Lost,
+    Lost(Option<Error>),
     Back,
     Suspect,
     Done(Done),
@@ -104,7 +103,7 @@ impl Link {
         let driver = client.init().await.map_err(|fault| fault::connecting(&fault))?;
         let (errors, reconnects) = (client.error_rx(), client.reconnect_rx());
         let era = greet(&client, duty).await?;
-        let (up, up_rx) = watch::channel(Some(era));
+        let (up, up_rx) = watch::channel(Ok(era));
         let (suspect, suspects) = mpsc::channel(1);
         let mut clock = interval(config.probe_interval);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,12 +133,17 @@ impl Link {
 
     /// Tells whether it was answering a moment ago.
     pub(super) fn is_up(&self) -> bool {
-        self.up.borrow().is_some()
+        self.up.borrow().is_ok()
     }
 
     /// The era of the primary it leads to.
     pub(super) fn era(&self) -> Option<Era> {
-        self.up.borrow().clone()
+        self.up.borrow().clone().ok()
+    }
+
+    /// Says why it is down, where it is.
+    pub(super) fn ready(&self) -> Result<(), Error> {
+        self.up.borrow().as_ref().map(drop).map_err(Error::clone)
     }
 
     /// Takes the turn to wait in the server, where nobody else does within `limit`.
@@ -155,7 +159,8 @@ impl Link {
 
     /// Runs a command.
     pub(super) async fn run(&self, command: &'static str, args: Args) -> Result<Value, Error> {
-        self.send(command, args).await.map_err(|fault| self.judge(&fault))
+        let _place = self.place()?;
+        self.client.custom(custom(command), args.0).await.map_err(|fault| self.judge(&fault))
     }
 
     /// Runs a command that waits in the server for up to `limit`.
@@ -165,36 +170,31 @@ impl Link {
         args: Args,
         limit: Duration,
     ) -> Result<Value, Error> {
-        self.ready()?;
+        let _place = self.place()?;
         let options = Options { timeout: Some(limit), ..Options::default() };
         let client = self.client.with_options(&options);
         client.custom(custom(command), args.0).await.map_err(|fault| self.judge(&fault))
     }
 
     /// Calls a function. A server that does not know it has not run it, so it is loaded and called
-    /// once more.
+    /// once more, where this user may load it.
     pub(super) async fn call(&self, args: impl Fn() -> Args) -> Result<Value, Error> {
-        match self.send("FCALL", args()).await {
+        let _place = self.place()?;
+        match self.client.custom(custom("FCALL"), args().0).await {
             Err(fault) if fault::lacks_function(&fault) => {
-                load(&self.client).await.map_err(|fault| self.judge(&fault))?;
-                self.run("FCALL", args()).await
+                if !load(&self.client).await.map_err(|fault| self.judge(&fault))? {
+                    return Err(Error::Refused(Refusal::NoFunctions));
+                }
+                self.client.custom(custom("FCALL"), args().0).await.map_err(|fault| self.judge(&fault))
             }
             other => other.map_err(|fault| self.judge(&fault)),
         }
     }
 
-    async fn send(&self, command: &'static str, args: Args) -> Result<Value, Fault> {
-        if !self.is_up() {
-            return Err(Fault::new(ErrorKind::Unknown, fault::DOWN));
-        }
-        let Ok(_place) = self.places.try_acquire() else {
-            return Err(Fault::new(ErrorKind::Backpressure, "too many calls under way"));
-        };
-        self.client.custom(custom(command), args.0).await
-    }
-
-    fn ready(&self) -> Result<(), Error> {
-        if self.is_up() { Ok(()) } else { Err(Error::Unreachable { sent: false }) }
+    /// A place for a call, where it is up and not all are taken.
+    fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.ready()?;
+        self.places.try_acquire().map_err(|_| Error::Overloaded)
     }
 
     fn judge(&self, fault: &Fault) -> Error {
@@ -234,13 +234,16 @@ pub(super) fn build(mut address: Address, config: &Config, duty: Duty) -> Result
     builder.build().map_err(|_| Error::Invalid("url: cannot be used".into()))
 }
 
-/// Loads the functions.
-async fn load(client: &Client) -> Result<(), Fault> {
+/// Loads the functions; false where this user may not.
+async fn load(client: &Client) -> Result<bool, Fault> {
     for library in LIBRARIES {
         let args = Args::new(3).text("LOAD").text("REPLACE").text(library);
-        client.custom::<Value, _>(custom("FUNCTION"), args.0).await?;
+        match client.custom::<Value, _>(custom("FUNCTION"), args.0).await {
+            Err(fault) if fault::forbidden(&fault) => return Ok(false),
+            other => other.map(drop)?,
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Asks a new connection who is at the other end, and answers its era.
@@ -274,7 +277,11 @@ impl Watch {
             Some(done) = self.work.join_next() => Some(Input::Done(done.expect("a probe does not panic"))),
             Some(()) = self.suspects.recv() => Some(Input::Suspect),
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) = self.reconnects.recv() => Some(Input::Back),
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) = self.errors.recv() => Some(Input::Lost),
+            lost = self.errors.recv() => match lost {
+                Ok((fault, _)) => Some(Input::Lost(Some(fault::read(&fault)))),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some(Input::Lost(None)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            },
             _ = self.clock.tick() => Some(Input::Tick),
         }
     }
@@ -282,17 +289,17 @@ impl Watch {
     fn apply(&mut self, input: Input) {
         match input {
             Input::Tick => self.tick(),
-            Input::Lost => self.set(None),
+            Input::Lost(error) => self.lost(error),
             Input::Back => {
                 info!(duty = ?self.duty, "bus connection made anew");
                 self.metrics.reconnects.inc();
                 self.connection += 1;
-                self.set(None);
+                self.lost(None);
                 self.probe();
             }
             Input::Suspect => {
                 self.connection += 1;
-                self.set(None);
+                self.lost(None);
                 self.probe();
             }
             Input::Done(Done::Forced) => self.forcing = false,
@@ -321,7 +328,7 @@ impl Watch {
         let Ok(turn) = self.turn.clone().try_acquire_owned() else { return };
         self.probing = true;
         let (client, duty, connection) = (self.client.clone(), self.duty, self.connection);
-        let up = self.up.borrow().is_some();
+        let up = self.up.borrow().is_ok();
         let (ping, greeting) = (self.config.probe_timeout, self.config.call_timeout);
         self.work.spawn(async move {
             let result = if up {
@@ -339,26 +346,46 @@ impl Watch {
 
     fn heard(&mut self, result: Result<Option<Era>, Error>) {
         match result {
-            Ok(Some(era)) => self.set(Some(era)),
+            Ok(Some(era)) => self.set(Ok(era)),
             Ok(None) => {}
             // The connection is whole, the server not yet.
-            Err(Error::Refused(Refusal::Loading | Refusal::NoReplicas | Refusal::TryAgain)) => self.set(None),
+            Err(
+                error @ Error::Refused(
+                    Refusal::Loading | Refusal::NoReplicas | Refusal::Busy | Refusal::NoPermission,
+                ),
+            ) => self.lost(Some(error)),
             Err(error) => {
-                self.set(None);
                 self.force(&error);
+                self.lost(Some(error));
             }
         }
     }
 
-    fn set(&mut self, era: Option<Era>) {
-        let changed = self.up.borrow().is_some() != era.is_some();
-        if changed {
-            info!(duty = ?self.duty, up = era.is_some(), "bus connection");
+    /// It is down. A refusal says why; what else is known of a lost connection helps no caller.
+    fn lost(&mut self, error: Option<Error>) {
+        let why = error.filter(|error| matches!(error, Error::Refused(_)));
+        if let Some(refusal) = &why {
+            self.metrics.refused(refusal);
+            if self.up.borrow().as_ref().err() != Some(refusal) {
+                match refusal {
+                    Error::Refused(word) if word.passes() => {
+                        warn!(duty = ?self.duty, %refusal, "bus connection")
+                    }
+                    _ => error!(duty = ?self.duty, %refusal, "bus connection: this takes an operator"),
+                }
+            }
+        }
+        self.set(Err(why.unwrap_or(Error::Unreachable { sent: false })));
+    }
+
+    fn set(&mut self, state: Result<Era, Error>) {
+        if self.up.borrow().is_ok() != state.is_ok() {
+            info!(duty = ?self.duty, up = state.is_ok(), "bus connection");
         }
         if self.duty == Duty::Commands {
-            self.metrics.up.set(era.is_some().into());
+            self.metrics.up.set(state.is_ok().into());
         }
-        self.up.send_replace(era);
+        let _ = self.up.send_replace(state);
     }
 
     /// Has the connection made anew. The library answers only when that is done, and does so by
@@ -379,7 +406,7 @@ impl Watch {
     }
 
     async fn close(&mut self) {
-        self.up.send_replace(None);
+        let _ = self.up.send_replace(Err(Error::Closed));
         self.work.shutdown().await;
         let _ = tokio::time::timeout(self.config.probe_timeout, self.client.quit()).await;
         self.driver.abort();

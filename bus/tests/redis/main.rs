@@ -1,8 +1,11 @@
 //! What only the carrier over Redis can break: a server that stands still, dies, is replaced by a
-//! replica that missed writes, or forgets the functions. Needs `redis-server` 7 on the path; without it
-//! the tests say so and pass.
+//! replica that missed writes, refuses, or forgets the functions. Needs `redis-server` 7 on the path;
+//! without it the tests say so and pass.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod refusals;
+mod server;
 
 use bytes::Bytes;
 use plexus_bus::{
@@ -11,88 +14,8 @@ use plexus_bus::{
 };
 use plexus_proto::bus::LogEntry;
 use prost::Message;
-use std::{
-    future::Future,
-    net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
-
-/// A server of its own, killed with the test.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: PathBuf,
-}
-
-impl Server {
-    fn start(port: u16, more: &[&str]) -> Option<Self> {
-        Self::spawn(port, &[&["--save", ""], more].concat())
-    }
-
-    fn sentinel(port: u16, file: &std::path::Path) -> Option<Self> {
-        Self::spawn(port, &[file.to_str().unwrap(), "--sentinel"])
-    }
-
-    fn spawn(port: u16, words: &[&str]) -> Option<Self> {
-        let dir = std::env::temp_dir().join(format!("plexus-bus-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let spawned = Command::new("redis-server")
-            .args(words)
-            .args(["--port", &port.to_string(), "--dir"])
-            .arg(&dir)
-            .stdout(Stdio::null())
-            .spawn();
-        match spawned {
-            Ok(child) => Some(Self { child, port, dir }),
-            Err(_) => {
-                eprintln!("skipped: no redis-server on the path");
-                None
-            }
-        }
-    }
-
-    fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(done.success());
-    }
-
-    fn ask(&self, words: &[&str]) -> String {
-        let out =
-            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).trim().to_owned()
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    async fn ready(&self) {
-        eventually("the server answers", || async { self.ask(&["PING"]) == "PONG" }).await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let began = Instant::now();
-    while !holds().await {
-        assert!(began.elapsed() < Duration::from_secs(20), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use server::{Server, eventually, free_port};
+use std::time::{Duration, Instant};
 
 async fn bus_at(port: u16) -> Bus {
     let url = format!("redis://127.0.0.1:{port}");
