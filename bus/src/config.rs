@@ -2,14 +2,24 @@
 
 use crate::Error;
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// How processes reach each other.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `memory:` within one process, or `redis://[user:password@]host:port[/db]`.
+    /// `memory:` within one process, or `redis://[user:password@]host:port[/db]`, `redis-sentinel://…`,
+    /// `redis-cluster://…`; over TLS `rediss…://`.
     pub url: String,
+    /// File with the address instead.
+    pub url_file: Option<PathBuf>,
+    /// File with the password; the user is that of the address.
+    pub password_file: Option<PathBuf>,
+    /// How often these files and those of TLS are looked at; new connections are made where they changed.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: Duration,
+    /// What TLS to Redis takes.
+    pub tls: Tls,
     /// Encodes every message also in memory, as between processes. For tests.
     pub strict: bool,
     /// Deadline of one call to the bus.
@@ -34,6 +44,18 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// What the bus within a process holds at most; over Redis `maxmemory` is the bound.
     pub memory: Memory,
+}
+
+/// What TLS to Redis takes, where the address begins with `rediss`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Authorities in PEM that sign servers; the public ones without it.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate chain of this client in PEM, with `key_file`.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key in PEM.
+    pub key_file: Option<PathBuf>,
 }
 
 /// What the bus within a process holds at most. What is new beyond a bound is refused as a full store
@@ -61,6 +83,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: "memory:".into(),
+            url_file: None,
+            password_file: None,
+            reload_interval: Duration::from_secs(10),
+            tls: Tls::default(),
             strict: false,
             call_timeout: Duration::from_millis(1500),
             connect_timeout: Duration::from_secs(2),
@@ -78,15 +104,23 @@ impl Default for Config {
 impl Config {
     /// Tells whether the bus lives within this process.
     pub fn embedded(&self) -> bool {
-        self.url == "memory:"
+        self.url == "memory:" && self.url_file.is_none()
     }
 
     /// Checks what serde cannot. [`crate::Bus::open`] refuses the same.
     pub fn check(&self) -> Result<(), Error> {
-        if !self.embedded() {
+        let wrong = |what: &str| Err(Error::Invalid(what.to_owned()));
+        if self.url_file.is_some() && self.url != "memory:" {
+            return wrong("url_file: not beside url");
+        }
+        if self.url != "memory:" {
             crate::redis::check(&self.url)?;
         }
+        if self.tls.certificate_file.is_some() != self.tls.key_file.is_some() {
+            return wrong("tls.key_file: goes with tls.certificate_file");
+        }
         let empty = [
+            ("reload_interval", self.reload_interval.is_zero()),
             ("call_timeout", self.call_timeout.is_zero()),
             ("connect_timeout", self.connect_timeout.is_zero()),
             ("probe_interval", self.probe_interval.is_zero()),
@@ -105,8 +139,9 @@ impl Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What stands before an `@` may be a password.
-        let place = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, place)| place);
+        // What stands before an `@`, and in the query, may be a password.
+        let place = self.url.split('?').next().unwrap_or_default();
+        let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
         f.debug_struct("Config")
             .field("place", &place)
             .field("call_timeout", &self.call_timeout)
@@ -121,9 +156,14 @@ mod tests {
     #[test]
     fn a_bound_of_nothing_and_an_address_of_nowhere_are_refused() {
         type Change = fn(&mut Config);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 8] = [
             ("url", |c| c.url = "http://redis:6379".into()),
-            ("url", |c| c.url = "redis-cluster://redis:6379".into()),
+            ("url", |c| c.url = "redis-cluster://redis:6379/1".into()),
+            ("url_file", |c| {
+                c.url = "redis://redis:6379".into();
+                c.url_file = Some("url".into());
+            }),
+            ("tls.key_file", |c| c.tls.certificate_file = Some("tls.crt".into())),
             ("call_timeout", |c| c.call_timeout = Duration::ZERO),
             ("probe_interval", |c| c.probe_interval = Duration::ZERO),
             ("subscription_queue", |c| c.subscription_queue = 0),

@@ -13,6 +13,9 @@ pub enum Error {
         /// Whether the call may have been sent.
         sent: bool,
     },
+    /// One of both sides does not trust the other; nothing was sent.
+    #[error("TLS to the bus failed: {0}")]
+    Tls(String),
     /// A bounded queue of the carrier is full; nothing was sent.
     #[error("a queue of the bus is full")]
     Overloaded,

@@ -18,7 +18,7 @@ mod subscription;
 mod trace;
 
 pub use bounds::KEY_BYTES_MAX;
-pub use config::{Config, Memory};
+pub use config::{Config, Memory, Tls};
 pub use envelope::{Body, Call, CallId, Envelope, Frame, Outcome, Payload};
 pub use error::{Error, Outcome as Ran, Refusal};
 pub use metrics::Metrics;

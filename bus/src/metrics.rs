@@ -18,6 +18,8 @@ pub struct Metrics {
     pub lagged: Counter,
     /// Times the carrier connected again.
     pub reconnects: Counter,
+    /// Changes of the files with its address and credentials, by outcome.
+    pub reloads: Family<ReloadLabels, Counter>,
     /// Whether the carrier answers probes: 1 or 0.
     pub up: Gauge,
 }
@@ -36,6 +38,13 @@ pub struct RefusalLabels {
     pub reason: &'static str,
 }
 
+/// Labels of [`Metrics::reloads`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReloadLabels {
+    /// `taken` or `refused`.
+    pub outcome: &'static str,
+}
+
 impl Metrics {
     /// Registers every counter under `plexus_bus_…`.
     pub fn register(&self, registry: &mut Registry) {
@@ -48,6 +57,11 @@ impl Metrics {
             self.lagged.clone(),
         );
         registry.register("reconnects", "Times the carrier connected again", self.reconnects.clone());
+        registry.register(
+            "reloads",
+            "Changes of the files with the bus's address and credentials, by outcome",
+            self.reloads.clone(),
+        );
         registry.register("up", "Whether the carrier answers probes", self.up.clone());
     }
 
@@ -71,5 +85,11 @@ impl Metrics {
         if let Error::Refused(refusal) = error {
             self.refusals.get_or_create(&RefusalLabels { reason: refusal.label() }).inc();
         }
+    }
+
+    /// Counts a change of the files.
+    pub(crate) fn reloaded(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 }

@@ -271,15 +271,24 @@ pub(crate) fn contexts_file() -> Option<PathBuf> {
     Some(config.join("plexus").join("contexts.toml"))
 }
 
-/// Hides the password of a URL.
+/// Hides the passwords of a URL.
 fn mask(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
+    let (url, more) = url.split_once('?').map_or((url, String::new()), |(url, query)| {
+        let hide = |pair: &str| match pair.split_once('=') {
+            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}=***"),
+            _ => pair.to_owned(),
+        };
+        let pairs: Vec<String> = query.split('&').map(hide).collect();
+        (url, format!("?{}", pairs.join("&")))
+    });
+    let url = match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
             let user = url[scheme + 3..at].split(':').next().unwrap_or_default();
             format!("{}{user}:***{}", &url[..scheme + 3], &url[at..])
         }
         _ => url.to_owned(),
-    }
+    };
+    url + &more
 }
 
 #[cfg(test)]
@@ -328,6 +337,8 @@ mod tests {
         let text = config.print().unwrap();
         assert!(!text.contains("geheim"), "{text}");
         assert!(text.contains("redis://user:***@redis:6379/1"), "{text}");
+        let url = "redis-sentinel://s:1?sentinelServiceName=m&sentinelPassword=geheim";
+        assert_eq!(mask(url), "redis-sentinel://s:1?sentinelServiceName=m&sentinelPassword=***");
         let back: Config = toml::from_str(&text).unwrap();
         assert_eq!(back.gateway.listen, "[::]:8080");
     }

@@ -1,35 +1,49 @@
 //! The sole owner of live subscriptions. It keeps who listens to which channel, hands frames over,
-//! asks Redis for a channel when the first listener comes and lets it go after the last, and asks for
-//! all of them again on every new connection. Handles talk to it through a bounded queue; it never
-//! waits for a listener and never reads a frame.
+//! asks Redis for a channel when the first listener comes and lets it go after the last. On every new
+//! connection, and where a channel's slot has moved to another server, it asks for it again and tells the
+//! listeners, who may have missed something. Handles talk to it through a bounded queue; it never waits for
+//! a listener and never reads a frame.
 
-use super::fault;
+mod desk;
+mod place;
+
+use super::{
+    fault,
+    shards::{Map, Shards},
+};
 use crate::{
-    Error, Event, Metrics, Payload,
+    Error, Event, Metrics, Payload, Refusal,
     subscription::{Feed, Subscription, channel},
 };
+use desk::{Desk, Heard, ask_for_all};
 use fred::{
     bytes_utils::Str,
-    clients::Client,
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{ClusterHash, CustomCommand, Message, Value, config::Server},
+    interfaces::PubsubInterface,
+    types::{Message, Value},
 };
-use futures::future::try_join_all;
+use futures::{
+    StreamExt,
+    stream::{BoxStream, SelectAll},
+};
+use place::{Place, State};
 use prometheus_client::metrics::counter::Counter;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
-    task::{AbortHandle, JoinSet},
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// Channels asked for at once after a reconnect; below the bound of the connection's own queue.
-const BATCH: usize = 256;
+/// What failed is tried again so often.
+const AGAIN: Duration = Duration::from_millis(250);
+/// Every so many of those, listeners are sought whose leaving was not told.
+const SWEEP: u32 = 4;
 
 /// The handle: subscribes.
 #[derive(Clone)]
@@ -47,51 +61,35 @@ enum Ask {
 }
 
 type Answer = oneshot::Sender<Result<(), Error>>;
+type ShardId = u64;
 
 /// The loop.
 pub(super) struct EventLoop {
-    client: Client,
+    shards: Shards,
+    map: watch::Receiver<Arc<Map>>,
+    /// The servers that we listen to.
+    desks: HashMap<ShardId, Desk>,
+    heard: SelectAll<BoxStream<'static, (ShardId, Heard)>>,
     asks: mpsc::Receiver<Ask>,
-    messages: broadcast::Receiver<Message>,
-    reconnects: broadcast::Receiver<Server>,
     /// Who listens where.
     places: HashMap<Str, Place>,
+    /// Channels to be asked for again: those of places that are [`State::Stale`].
+    stale: HashSet<Str>,
     /// Listeners in all places.
     count: usize,
     max: usize,
-    /// False from a reconnect until Redis has all channels again.
+    /// Whether the servers have all channels.
     whole: watch::Sender<bool>,
-    /// The work that asks for all channels again, under the number of its connection.
-    restoring: Option<AbortHandle>,
-    connection: u64,
     work: JoinSet<Done>,
     clock: Interval,
+    beats: u32,
     metrics: Metrics,
-}
-
-/// One channel.
-struct Place {
-    state: State,
-    feeds: Vec<Feed>,
-    /// Listeners that are not answered yet.
-    waiting: Vec<(Feed, Answer)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Redis was asked for it.
-    Joining,
-    /// Redis has it.
-    Held,
-    /// Redis was asked to let it go.
-    Leaving,
 }
 
 enum Input {
     Ask(Ask),
-    Message(Message),
-    Lagged(u64),
-    Reconnected,
+    Heard(ShardId, Heard),
+    Map,
     Done(Done),
     Tick,
 }
@@ -99,13 +97,16 @@ enum Input {
 enum Done {
     Joined {
         channel: Str,
+        shard: ShardId,
         result: Result<(), Error>,
     },
     Left {
         channel: Str,
     },
     Restored {
+        shard: ShardId,
         connection: u64,
+        channels: Vec<Str>,
         result: Result<(), Error>,
     },
     /// Ended early because a newer connection took its place.
@@ -131,7 +132,7 @@ impl Listeners {
         Ok(subscription)
     }
 
-    /// Tells whether Redis has every channel on the present connection.
+    /// Tells whether the servers have every channel on their present connections.
     pub(super) fn whole(&self) -> bool {
         *self.whole.borrow()
     }
@@ -139,28 +140,29 @@ impl Listeners {
 
 impl EventLoop {
     /// Makes the handle and the loop.
-    pub(super) fn new(client: Client, queue: usize, max: usize, metrics: Metrics) -> (Listeners, Self) {
+    pub(super) fn new(shards: Shards, queue: usize, max: usize, metrics: Metrics) -> (Listeners, Self) {
         let (asks_tx, asks) = mpsc::channel(queue);
         let (whole, whole_rx) = watch::channel(true);
-        let mut clock = interval(Duration::from_secs(1));
+        let mut clock = interval(AGAIN);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let lagged = metrics.lagged.clone();
-        let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
-        let this = Self {
-            client,
+        let mut this = Self {
+            map: shards.watch(),
+            shards,
+            desks: HashMap::new(),
+            heard: SelectAll::new(),
             asks,
-            messages,
-            reconnects,
             places: HashMap::new(),
+            stale: HashSet::new(),
             count: 0,
             max,
             whole,
-            restoring: None,
-            connection: 0,
             work: JoinSet::new(),
             clock,
+            beats: 0,
             metrics,
         };
+        this.follow();
         (Listeners { asks: asks_tx, whole: whole_rx, lagged }, this)
     }
 
@@ -173,43 +175,39 @@ impl EventLoop {
     }
 
     async fn next(&mut self, stop: &CancellationToken) -> Option<Input> {
-        use broadcast::error::RecvError::Lagged;
         tokio::select! {
             () = stop.cancelled() => None,
             Some(done) = self.work.join_next() => Some(Input::Done(done.unwrap_or(Done::Aborted))),
-            Ok(_) | Err(Lagged(_)) = self.reconnects.recv() => Some(Input::Reconnected),
+            Ok(()) = self.map.changed() => Some(Input::Map),
             Some(ask) = self.asks.recv() => Some(Input::Ask(ask)),
-            message = self.messages.recv() => match message {
-                Ok(message) => Some(Input::Message(message)),
-                Err(Lagged(lost)) => Some(Input::Lagged(lost)),
-                Err(broadcast::error::RecvError::Closed) => None,
-            },
+            Some((shard, heard)) = self.heard.next() => Some(Input::Heard(shard, heard)),
             _ = self.clock.tick() => Some(Input::Tick),
         }
     }
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Message(message) => self.deliver(message),
-            Input::Ask(Ask::Join { channel, feed, done }) => self.join(channel, feed, done),
-            Input::Ask(Ask::Leave { channel }) => self.sweep(&channel),
-            Input::Lagged(lost) => {
+            Input::Heard(shard, Heard::Message(message)) => self.deliver(shard, message),
+            Input::Heard(shard, Heard::Lagged(lost)) => {
                 warn!(lost, "frames were lost before they were read");
                 self.metrics.lagged.inc_by(lost);
-                self.tell(&Event::Lagged(lost));
+                for place in self.places.values().filter(|place| place.at == Some(shard)) {
+                    place.tell(&Event::Lagged(lost));
+                }
             }
-            Input::Reconnected => {
-                self.connection += 1;
-                self.restore();
-            }
+            Input::Heard(shard, Heard::Reconnected) => self.reconnected(shard),
+            Input::Map => self.follow(),
+            Input::Ask(Ask::Join { channel, feed, done }) => self.join(channel, feed, done),
+            Input::Ask(Ask::Leave { channel }) => self.sweep(&channel),
             Input::Done(done) => self.done(done),
             Input::Tick => self.tick(),
         }
     }
 
-    fn deliver(&mut self, message: Message) {
+    fn deliver(&mut self, shard: ShardId, message: Message) {
         let Some(place) = self.places.get_mut(&message.channel) else {
             // Redis has a channel that nobody here listens to: what a failed answer left behind.
+            self.places.insert(message.channel.clone(), Place::new(Some(shard)));
             self.leave(message.channel);
             return;
         };
@@ -218,15 +216,7 @@ impl EventLoop {
             Value::Bytes(bytes) => bytes,
             _ => return,
         };
-        let payload = Payload::encoded(bytes);
-        // Redis counts us among those who heard it before its answer has come through here: whoever
-        // waits for that answer gets it as well, or the sender would wait in vain.
-        let joining = place.waiting.iter().filter(|_| place.state == State::Joining).map(|(feed, _)| feed);
-        let mut closed = false;
-        for feed in place.feeds.iter().chain(joining) {
-            closed |= !feed.offer(Event::Frame(payload.clone()));
-        }
-        if closed {
+        if place.deliver(&Payload::encoded(bytes)) {
             self.sweep(&message.channel);
         }
     }
@@ -237,12 +227,19 @@ impl EventLoop {
             return;
         }
         self.count += 1;
+        let at = self.shards.map().at(channel.as_bytes()).map(|shard| shard.id);
         let place = match self.places.entry(channel.clone()) {
             Entry::Occupied(place) => place.into_mut(),
             Entry::Vacant(vacant) => {
-                let place = Place { state: State::Joining, feeds: Vec::new(), waiting: Vec::new() };
-                ask_for(&mut self.work, self.client.clone(), channel);
-                vacant.insert(place)
+                let place = vacant.insert(Place::new(at));
+                match at.and_then(|at| self.desks.get(&at)) {
+                    Some(desk) => ask_for(&mut self.work, desk, at, channel),
+                    None => {
+                        place.state = State::Stale;
+                        self.stale.insert(channel);
+                    }
+                }
+                place
             }
         };
         if place.state == State::Held {
@@ -256,23 +253,21 @@ impl EventLoop {
     /// Forgets listeners that have gone, and the channel after the last.
     fn sweep(&mut self, channel: &Str) {
         let Some(place) = self.places.get_mut(channel) else { return };
-        let before = place.feeds.len() + place.waiting.len();
-        place.feeds.retain(Feed::is_open);
-        place.waiting.retain(|(feed, _)| feed.is_open());
-        self.count -= before - place.feeds.len() - place.waiting.len();
-        if place.state == State::Held && place.feeds.is_empty() {
+        self.count -= place.sweep();
+        if place.is_empty() && matches!(place.state, State::Held | State::Stale) {
             self.leave(channel.clone());
         }
     }
 
     fn leave(&mut self, channel: Str) {
-        let place = self.places.entry(channel.clone()).or_insert_with(|| Place {
-            state: State::Leaving,
-            feeds: Vec::new(),
-            waiting: Vec::new(),
-        });
+        self.stale.remove(&channel);
+        let Some(place) = self.places.get_mut(&channel) else { return };
         place.state = State::Leaving;
-        let client = self.client.clone();
+        let Some(desk) = place.at.and_then(|at| self.desks.get(&at)) else {
+            self.left(channel);
+            return;
+        };
+        let client = desk.client.clone();
         self.work.spawn(async move {
             // Lost with the connection it is as good as done: only listened channels are asked for again.
             if let Err(fault) = client.sunsubscribe(channel.clone()).await {
@@ -282,135 +277,187 @@ impl EventLoop {
         });
     }
 
-    fn done(&mut self, done: Done) {
-        match done {
-            Done::Joined { channel, result } => self.joined(&channel, result),
-            Done::Left { channel } => {
-                let Some(place) = self.places.get_mut(&channel) else { return };
-                if place.waiting.is_empty() {
-                    self.places.remove(&channel);
-                } else {
-                    place.state = State::Joining;
-                    ask_for(&mut self.work, self.client.clone(), channel);
-                }
+    fn left(&mut self, channel: Str) {
+        let Some(place) = self.places.get_mut(&channel) else { return };
+        if place.waiting.is_empty() {
+            self.places.remove(&channel);
+            return;
+        }
+        place.at = self.shards.map().at(channel.as_bytes()).map(|shard| shard.id);
+        match place.at.and_then(|at| self.desks.get(&at)) {
+            Some(desk) => {
+                place.state = State::Joining;
+                ask_for(&mut self.work, desk, place.at, channel);
             }
-            Done::Restored { connection, result } if connection == self.connection => {
-                self.restoring = None;
-                match result {
-                    Ok(()) => self.restored(),
-                    Err(error) => warn!(%error, "subscriptions could not be restored yet"),
-                }
-            }
-            Done::Restored { .. } | Done::Aborted => {}
+            None => self.spoil(channel),
         }
     }
 
-    fn joined(&mut self, channel: &Str, result: Result<(), Error>) {
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Joined { channel, shard, result } => self.joined(&channel, shard, result),
+            Done::Left { channel } => self.left(channel),
+            Done::Restored { shard, connection, channels, result } => {
+                let Some(desk) = self.desks.get_mut(&shard) else { return };
+                if desk.connection != connection {
+                    return;
+                }
+                desk.restoring = None;
+                match result {
+                    Ok(()) => self.restored(shard, &channels),
+                    Err(error) => {
+                        self.shards.suspect();
+                        warn!(%error, "subscriptions could not be restored yet");
+                    }
+                }
+            }
+            Done::Aborted => {}
+        }
+    }
+
+    fn joined(&mut self, channel: &Str, shard: ShardId, result: Result<(), Error>) {
         let Some(place) = self.places.get_mut(channel) else { return };
-        let waiting = std::mem::take(&mut place.waiting);
+        if place.state != State::Joining || place.at != Some(shard) {
+            return;
+        }
         match result {
             Ok(()) => {
-                place.state = State::Held;
-                for (feed, done) in waiting {
-                    place.feeds.push(feed);
-                    let _ = done.send(Ok(()));
-                }
+                place.hold();
                 self.sweep(channel);
             }
+            // It is asked for again where the slot went.
+            Err(Error::Refused(Refusal::Moved | Refusal::Moving)) => {
+                self.shards.suspect();
+                self.spoil(channel.clone());
+            }
             Err(error) => {
-                self.count -= waiting.len();
-                for (_, done) in waiting {
-                    let _ = done.send(Err(error.clone()));
-                }
+                self.count -= place.fail(&error);
                 // It may have reached Redis all the same.
                 self.leave(channel.clone());
             }
         }
     }
 
-    /// Asks for all channels again, on a new connection.
-    fn restore(&mut self) {
-        self.whole.send_replace(false);
-        if let Some(older) = self.restoring.take() {
+    /// The channel has to be asked for again.
+    fn spoil(&mut self, channel: Str) {
+        if let Some(place) = self.places.get_mut(&channel) {
+            place.state = State::Stale;
+            self.stale.insert(channel);
+            self.set_whole();
+        }
+    }
+
+    fn reconnected(&mut self, shard: ShardId) {
+        let Some(desk) = self.desks.get_mut(&shard) else { return };
+        desk.connection += 1;
+        if let Some(older) = desk.restoring.take() {
             older.abort();
         }
-        let mine = self.places.iter().filter(|(_, place)| place.state != State::Leaving);
-        let channels: Vec<Str> = mine.map(|(channel, _)| channel.clone()).collect();
-        let (client, connection) = (self.client.clone(), self.connection);
-        self.restoring = Some(self.work.spawn(async move {
+        // Those on their way are asked for once more: their own answer may be of the older connection.
+        for (channel, place) in self.places.iter_mut().filter(|(_, place)| place.at == Some(shard)) {
+            if matches!(place.state, State::Held | State::Joining) {
+                place.state = State::Stale;
+                self.stale.insert(channel.clone());
+            }
+        }
+        self.set_whole();
+        self.restore(shard);
+    }
+
+    /// Takes the servers of the present map, and channels along to where their slots are.
+    fn follow(&mut self) {
+        let map = self.map.borrow_and_update().clone();
+        for shard in &map.shards {
+            self.desks.entry(shard.id).or_insert_with(|| {
+                let desk = Desk::new(shard);
+                self.heard.push(desk.listen(shard));
+                desk
+            });
+        }
+        self.desks.retain(|id, desk| {
+            let stays = map.shards.iter().any(|shard| shard.id == *id);
+            if !stays {
+                desk.gone.cancel();
+            }
+            stays
+        });
+        for (channel, place) in &mut self.places {
+            let at = map.at(channel.as_bytes()).map(|shard| shard.id);
+            if place.state != State::Leaving && (place.at != at || at.is_none()) {
+                place.at = at;
+                place.state = State::Stale;
+                self.stale.insert(channel.clone());
+            }
+        }
+        self.set_whole();
+        self.restore_all();
+    }
+
+    fn restore_all(&mut self) {
+        let ids: Vec<ShardId> = self.desks.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.restore(id));
+    }
+
+    /// Asks a server for the channels that it should have.
+    fn restore(&mut self, shard: ShardId) {
+        let Some(desk) = self.desks.get_mut(&shard) else { return };
+        if desk.restoring.is_some() {
+            return;
+        }
+        let mine = |channel: &&Str| self.places.get(*channel).is_some_and(|place| place.at == Some(shard));
+        let channels: Vec<Str> = self.stale.iter().filter(mine).cloned().collect();
+        if channels.is_empty() {
+            return;
+        }
+        let (client, connection) = (desk.client.clone(), desk.connection);
+        desk.restoring = Some(self.work.spawn(async move {
             let result = ask_for_all(&client, &channels).await;
-            Done::Restored { connection, result }
+            Done::Restored { shard, connection, channels, result }
         }));
     }
 
-    fn restored(&mut self) {
-        info!(channels = self.places.len(), "subscriptions restored");
-        self.whole.send_replace(true);
-        self.tell(&Event::Restored);
-    }
-
-    fn tell(&self, event: &Event) {
-        for feed in self.places.values().flat_map(|place| &place.feeds) {
-            feed.offer(event.clone());
+    fn restored(&mut self, shard: ShardId, channels: &[Str]) {
+        info!(channels = channels.len(), "subscriptions restored");
+        for channel in channels {
+            let Some(place) = self.places.get_mut(channel) else { continue };
+            if place.state == State::Stale && place.at == Some(shard) {
+                self.stale.remove(channel);
+                place.tell(&Event::Restored);
+                place.hold();
+                self.sweep(channel);
+            }
         }
+        self.set_whole();
+        // What became stale meanwhile.
+        self.restore(shard);
     }
 
-    /// Finds listeners whose leaving was not told, and tries again what failed.
+    fn set_whole(&self) {
+        let whole = self.stale.is_empty();
+        self.whole.send_if_modified(|was| std::mem::replace(was, whole) != whole);
+    }
+
+    /// Tries again what failed, and finds listeners whose leaving was not told.
     fn tick(&mut self) {
-        let left = |place: &Place| {
-            place.feeds.iter().chain(place.waiting.iter().map(|(feed, _)| feed)).any(|feed| !feed.is_open())
-        };
-        let stale: Vec<Str> =
-            self.places.iter().filter(|(_, place)| left(place)).map(|(channel, _)| channel.clone()).collect();
-        for channel in stale {
-            self.sweep(&channel);
+        self.beats = (self.beats + 1) % SWEEP;
+        if self.beats == 0 {
+            let stale = self.places.iter().filter(|(_, place)| place.has_gone());
+            let stale: Vec<Str> = stale.map(|(channel, _)| channel.clone()).collect();
+            for channel in stale {
+                self.sweep(&channel);
+            }
+            self.set_whole();
         }
-        if !self.whole() && self.restoring.is_none() && self.client.is_connected() {
-            self.restore();
+        if !self.stale.is_empty() {
+            self.restore_all();
         }
-    }
-
-    fn whole(&self) -> bool {
-        *self.whole.borrow()
     }
 }
 
-fn ask_for(work: &mut JoinSet<Done>, client: Client, channel: Str) {
+fn ask_for(work: &mut JoinSet<Done>, desk: &Desk, at: Option<ShardId>, channel: Str) {
+    let (client, shard) = (desk.client.clone(), at.unwrap_or_default());
     work.spawn(async move {
         let result = ask_for_all(&client, std::slice::from_ref(&channel)).await;
-        Done::Joined { channel, result }
+        Done::Joined { channel, shard, result }
     });
-}
-
-/// Asks for channels and puts a PING behind them: when that is answered, Redis has them all. Each goes
-/// as a command of its own, since the client library reads one answer per command.
-async fn ask_for_all(client: &Client, channels: &[Str]) -> Result<(), Error> {
-    let read = |fault| fault::read(&fault);
-    for batch in channels.chunks(BATCH) {
-        try_join_all(batch.iter().map(|channel| client.ssubscribe(channel.clone()))).await.map_err(read)?;
-    }
-    let ping = CustomCommand::new_static("PING", ClusterHash::FirstKey, false);
-    client.custom::<Value, _>(ping, Vec::<Value>::new()).await.map(|_| ()).map_err(read)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use fred::types::{Builder, MessageKind};
-    use futures::FutureExt;
-
-    #[tokio::test]
-    async fn a_frame_that_comes_before_the_answer_to_its_listener_is_not_lost() {
-        let client = Builder::default_centralized().build().unwrap();
-        let (_listeners, mut this) = EventLoop::new(client, 4, 4, Metrics::default());
-        let (feed, mut subscription) = channel(4, || {});
-        let (done, mut answer) = oneshot::channel();
-        this.apply(Input::Ask(Ask::Join { channel: "c".into(), feed, done }));
-        let (channel, value) = (Str::from("c"), Value::String("x".into()));
-        let server = Server::new("127.0.0.1", 1);
-        this.apply(Input::Message(Message { channel, value, kind: MessageKind::SMessage, server }));
-        assert!(answer.try_recv().is_err(), "Redis has not answered");
-        let heard = subscription.recv().now_or_never().flatten();
-        assert!(matches!(heard, Some(Event::Frame(_))), "{heard:?}");
-    }
 }

@@ -59,8 +59,19 @@ pub(super) fn connecting(fault: &Fault) -> Error {
         Error::Refused(refusal) => Error::Refused(refusal),
         Error::Timeout => Error::Timeout,
         _ if *fault.kind() == ErrorKind::Auth => Error::Refused(Refusal::NoAuth),
+        _ if distrusts(fault) => {
+            let details = fault.details();
+            let why = details.split_once("error: ").map_or(details, |(_, why)| why.trim_end_matches(" }"));
+            Error::Tls(why.chars().take(200).collect())
+        }
         _ => Error::Unreachable { sent: false },
     }
+}
+
+/// Tells whether TLS failed; the client library calls that an I/O error and gives it in words for developers.
+fn distrusts(fault: &Fault) -> bool {
+    let tls = ["InvalidCertificate(", "AlertReceived(", "InvalidMessage("];
+    *fault.kind() == ErrorKind::Tls || tls.iter().any(|sign| fault.details().contains(sign))
 }
 
 fn said(details: &str) -> Error {

@@ -200,10 +200,12 @@ impl Redis {
         timeout: Duration,
     ) -> Result<u32, Error> {
         let began = tokio::time::Instant::now();
-        let _turn = self.waiting.turn(timeout).await?;
         let key = names::node(node, "f");
-        let era = value::text(self.waiting.call(|| Args::of("plx1_mark", key.clone(), 0)).await?)?;
-        if self.commands.era().as_deref() != Some(&era) {
+        let shard = self.shards.at(&key)?;
+        let _turn = shard.waiting.turn(timeout).await?;
+        let mark = || Args::of("plx1_mark", key.clone(), 0);
+        let era = value::text(shard.waiting.call(mark(), mark).await?)?;
+        if shard.commands.era().as_deref() != Some(&era) {
             // The append went to another primary, of which this one can say nothing.
             return Err(Error::Unreachable { sent: true });
         }
@@ -212,10 +214,10 @@ impl Redis {
         let limit = left + Duration::from_secs(1);
         if !disk {
             let args = Args::new(2).number(replicas.into()).number(millis);
-            return count(self.waiting.wait("WAIT", args, limit).await?);
+            return count(shard.waiting.wait("WAIT", args, limit).await?);
         }
         let args = Args::new(3).text("1").number(replicas.into()).number(millis);
-        let answer = self.waiting.wait("WAITAOF", args, limit).await.map_err(|error| match error {
+        let answer = shard.waiting.wait("WAITAOF", args, limit).await.map_err(|error| match error {
             Error::Unreadable(said) if said.contains("unknown command") => {
                 Error::Unsupported("wait for the disk: that takes Redis 7.2")
             }

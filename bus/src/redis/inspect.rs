@@ -2,8 +2,9 @@
 //! a connection of its own; loads nothing. What the server does not tell us we do not guess.
 
 use super::{
-    address, fault,
+    fault,
     link::{self, Duty},
+    sources::Sources,
     value::Args,
 };
 use crate::{Config, Error};
@@ -22,6 +23,8 @@ pub struct Inspection {
     pub primary: bool,
     /// Whether it is part of a Redis Cluster.
     pub cluster: bool,
+    /// Whether the address says so.
+    pub as_cluster: bool,
     /// Replicas that are connected.
     pub replicas: u32,
     /// Settings by name: `maxmemory`, `maxmemory-policy`, `appendonly`, `save`, `min-replicas-to-write`,
@@ -36,13 +39,26 @@ pub struct Inspection {
 const SETTINGS: [&str; 6] =
     ["maxmemory", "maxmemory-policy", "appendonly", "save", "min-replicas-to-write", "min-replicas-max-lag"];
 
-/// Looks at the server that the config names.
+/// Looks at the server that the config names; of a cluster at the first that answers.
 pub async fn inspect(config: &Config) -> Result<Inspection, Error> {
-    let client = link::build(address::parse(&config.url)?, config, Duty::Commands)?;
-    let driver = client.init().await.map_err(|fault| fault::connecting(&fault))?;
-    let seen = look(&client).await;
-    let _ = client.quit().await;
-    driver.abort();
+    let place = Sources::read(config)?.place()?;
+    let seeds = place.seeds().map_or_else(|| vec![None], |seeds| seeds.iter().map(Some).collect());
+    let mut seen = Err(Error::Unreachable { sent: false });
+    for seed in seeds {
+        let client = link::build(place.client(seed), config, Duty::Commands)?;
+        match client.init().await {
+            Err(fault) => seen = Err(fault::connecting(&fault)),
+            Ok(driver) => {
+                let looked = look(&client).await;
+                seen = looked.map(|seen| Inspection { as_cluster: place.seeds().is_some(), ..seen });
+                let _ = client.quit().await;
+                driver.abort();
+            }
+        }
+        if seen.is_ok() {
+            break;
+        }
+    }
     seen
 }
 
@@ -74,6 +90,7 @@ async fn look(client: &Client) -> Result<Inspection, Error> {
         version: field("redis_version").to_owned(),
         primary: field("role") == "master",
         cluster: field("cluster_enabled") == "1",
+        as_cluster: false,
         replicas: field("connected_slaves").parse().unwrap_or(0),
         settings,
         clock,

@@ -1,6 +1,7 @@
 #!lua name=plx1_keys
 -- Kept values with revisions: a hash of r (the revision) and d (the bytes). KEYS[1] is the value's key. The
--- layout of every key is told in redis/mod.rs.
+-- layout of every key is told in docs/redis.md. A script looks at every key that may be missing before it
+-- writes (docs/redis.md, "Slots that move").
 local function now()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -18,18 +19,21 @@ local function tell(c, name)
   redis.call('SPUBLISH', c .. 'k', '\10' .. size .. name)
 end
 
--- Names of values that expired leave the index, a few with each write.
-local function tidy(c, time)
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', c .. 'X', '-inf', time, 'LIMIT', 0, 16)) do
-    redis.call('ZREM', c .. 'X', name)
-    if redis.call('EXISTS', c .. 'v:' .. name) == 0 then redis.call('ZREM', c .. 'K', name) end
+-- Names of values that expired, a few with each write: all that are due, and those that are gone.
+local function due(c, time)
+  local names, gone = redis.call('ZRANGEBYSCORE', c .. 'X', '-inf', time, 'LIMIT', 0, 16), {}
+  for _, name in ipairs(names) do
+    if redis.call('EXISTS', c .. 'v:' .. name) == 0 then gone[#gone + 1] = name end
   end
+  return names, gone
 end
 
-local function enter(key, name, ttl)
-  local c = string.sub(key, 1, -3 - #name)                          -- without 'v:<name>'
-  local time = now()
-  tidy(c, time)
+-- Writes the name of a value into the index, and takes those out that were due.
+local function enter(c, name, ttl, time, names, gone)
+  for _, other in ipairs(names) do redis.call('ZREM', c .. 'X', other) end
+  for _, other in ipairs(gone) do
+    if other ~= name then redis.call('ZREM', c .. 'K', other) end
+  end
   redis.call('ZADD', c .. 'K', 0, name)
   if ttl > 0 then
     redis.call('ZADD', c .. 'X', string.format('%.0f', time + ttl), name)
@@ -40,22 +44,37 @@ local function enter(key, name, ttl)
 end
 
 -- A node's fence is made with its record, so that its first opening is sure; above the epoch of an erased one.
-local function fence(key)
-  local t = string.sub(key, 1, -2)
-  if redis.call('EXISTS', t .. 'f') == 1 then return end
+local function fence(t, epoch)
   local era = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  redis.call('HSET', t .. 'f', 'e', redis.call('GET', t .. 'z') or '0', 'n', '', 'era', era)
+  redis.call('HSET', t .. 'f', 'e', epoch, 'n', '', 'era', era)
+end
+
+local function write(key, revision, data, ttl)
+  redis.call('HSET', key, 'r', string.format('%.0f', revision), 'd', data)
+  if tonumber(ttl) > 0 then redis.call('PEXPIRE', key, ttl) else redis.call('PERSIST', key) end
 end
 
 -- put when ttl data kind [name] -> the new revision, or nil
 local function put(keys, args)
-  local key, ttl, kind = keys[1], tonumber(args[2]), args[4]
+  local key, ttl, kind, name = keys[1], args[2], args[4], args[5]
   local revision = redis.call('HGET', key, 'r')
   if not holds(args[1], revision) then return false end
   local new = tonumber(revision or '0') + 1
-  redis.call('HSET', key, 'r', string.format('%.0f', new), 'd', args[3])
-  if ttl > 0 then redis.call('PEXPIRE', key, args[2]) else redis.call('PERSIST', key) end
-  if kind == 'named' then enter(key, args[5], ttl) elseif kind == 'record' then fence(key) end
+  if kind == 'named' then
+    local c, time = string.sub(key, 1, -3 - #name), now()           -- without 'v:<name>'
+    local names, gone = due(c, time)
+    redis.call('EXISTS', key, c .. 'K')
+    write(key, new, args[3], ttl)
+    enter(c, name, tonumber(ttl), time, names, gone)
+  elseif kind == 'record' then
+    local t = string.sub(key, 1, -2)
+    local fenced, erased = redis.call('EXISTS', t .. 'f') == 1, redis.call('GET', t .. 'z')
+    redis.call('EXISTS', key)
+    write(key, new, args[3], ttl)
+    if not fenced then fence(t, erased or '0') end
+  else
+    write(key, new, args[3], ttl)
+  end
   return new
 end
 
@@ -64,13 +83,13 @@ local function delete(keys, args)
   local key, name = keys[1], args[2]
   local revision = redis.call('HGET', key, 'r')
   if not revision or not holds(args[1], revision) then return 0 end
+  if not name then return redis.call('DEL', key) end
+  local c = string.sub(key, 1, -3 - #name)
+  redis.call('EXISTS', c .. 'K', c .. 'X')
   redis.call('DEL', key)
-  if name then
-    local c = string.sub(key, 1, -3 - #name)
-    redis.call('ZREM', c .. 'K', name)
-    redis.call('ZREM', c .. 'X', name)
-    tell(c, name)
-  end
+  redis.call('ZREM', c .. 'K', name)
+  redis.call('ZREM', c .. 'X', name)
+  tell(c, name)
   return 1
 end
 

@@ -178,14 +178,14 @@ impl Link {
 
     /// Calls a function. A server that does not know it has not run it, so it is loaded and called
     /// once more, where this user may load it.
-    pub(super) async fn call(&self, args: impl Fn() -> Args) -> Result<Value, Error> {
+    pub(super) async fn call(&self, args: Args, again: impl Fn() -> Args) -> Result<Value, Error> {
         let _place = self.place()?;
-        match self.client.custom(custom("FCALL"), args().0).await {
+        match self.client.custom(custom("FCALL"), args.0).await {
             Err(fault) if fault::lacks_function(&fault) => {
                 if !load(&self.client).await.map_err(|fault| self.judge(&fault))? {
                     return Err(Error::Refused(Refusal::NoFunctions));
                 }
-                self.client.custom(custom("FCALL"), args().0).await.map_err(|fault| self.judge(&fault))
+                self.client.custom(custom("FCALL"), again().0).await.map_err(|fault| self.judge(&fault))
             }
             other => other.map_err(|fault| self.judge(&fault)),
         }

@@ -1,6 +1,7 @@
 #!lua name=plx1_log
 -- Logs of one node (protocol.md §2, slot T). KEYS[1] is plx:{ns/node}:f. The layout of every key is told in
--- redis/mod.rs. Epochs and ids come as text in one spelling, so equality is equality of strings.
+-- docs/redis.md. A script looks at every key that may be missing before it writes (docs/redis.md, "Slots that
+-- move"). Epochs and ids come as text in one spelling, so equality is equality of strings.
 local HOUR = 3600000
 
 local function slot(key) return string.sub(key, 1, -2) end          -- 'plx:{ns/node}:'
@@ -12,6 +13,11 @@ local function replid() return string.match(redis.call('INFO', 'replication'), '
 local function now()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Looks at logs before anything is written: in a slot that is being moved, a missing key ends the script.
+local function touch(t, topics)
+  for _, topic in ipairs(topics) do redis.call('EXISTS', t .. 'l:' .. topic) end
 end
 
 local function id(text)
@@ -58,10 +64,10 @@ local function complete(marker, prev, sure)
   return marker .. '\34' .. string.char(#inner) .. inner
 end
 
--- Topics to open: given, wanted by a gateway, and known; without those that `sweep` drops. It drops none of
--- this epoch, whose positions would come again.
-local function chosen(t, f, tails, sweep, args)
-  local want, out = {}, {}
+-- Topics to open: given, wanted by a gateway, and known; without those that `sweep` drops, which come second.
+-- It drops none of this epoch, whose positions would come again.
+local function chosen(t, tails, sweep, args)
+  local want, out, drop = {}, {}, {}
   for i = 5, #args do want[args[i]] = true end
   for _, field in ipairs(redis.call('HKEYS', t .. 'i')) do
     local at = string.find(field, ' ', 1, true)
@@ -69,15 +75,14 @@ local function chosen(t, f, tails, sweep, args)
   end
   for topic, tail in pairs(tails) do
     if not want[topic] and sweep and (id(tail)) < tonumber(args[1]) and not holds(t .. 'l:' .. topic) then
-      redis.call('DEL', t .. 'l:' .. topic)
-      redis.call('HDEL', f, 't:' .. topic)
+      drop[#drop + 1] = topic
     else
       want[topic] = true
     end
   end
   for topic in pairs(want) do out[#out + 1] = topic end
   table.sort(out)
-  return out
+  return out, drop
 end
 
 -- open epoch nonce stage marker (topic)* -> {'OK', (topic, prev, sure)*}, {'FENCED', largest epoch}, or {'LOST'}.
@@ -98,7 +103,13 @@ local function open(keys, args)
   local sure = head.e and head.era == era
   local doubt = not sure or (head.doubt and time - tonumber(head.doubt) < HOUR)
   local spot, out = args[1] .. '-0', { 'OK' }
-  for _, topic in ipairs(chosen(t, f, tails, args[3] == '1', args)) do
+  local topics, drop = chosen(t, tails, args[3] == '1', args)
+  touch(t, topics)
+  for _, topic in ipairs(drop) do
+    redis.call('DEL', t .. 'l:' .. topic)
+    redis.call('HDEL', f, 't:' .. topic)
+  end
+  for _, topic in ipairs(topics) do
     local tail = tails[topic] or '0-0'
     if (id(tail)) < epoch then
       local told = sure and not (doubt and tail == '0-0')
@@ -124,7 +135,9 @@ local function append(keys, args)
   for i = 3, #args, 5 do fields[#fields + 1] = 't:' .. args[i] end
   local got = redis.call('HMGET', f, unpack(fields))
   if got[1] ~= args[1] or got[2] ~= args[2] then return false end
-  local out = {}
+  local out, topics = {}, {}
+  for i = 3, #args > 7 and #args or 0, 5 do topics[#topics + 1] = args[i] end
+  touch(t, topics)
   for i = 3, #args, 5 do
     local n = #out + 1
     local topic, spot, blob, tail = args[i], args[i + 2], args[i + 4], got[n + 2]
@@ -196,6 +209,10 @@ local function erase(keys, args)
   local f, t = keys[1], slot(keys[1])
   if not current(f, t, args[1], args[2]) then return 0 end
   local _, tails = read(f)
+  local topics = {}
+  for topic in pairs(tails) do topics[#topics + 1] = topic end
+  redis.call('EXISTS', t .. 'd', t .. 'k', t .. 'x', t .. 'i', t .. 's', t .. 'z')
+  touch(t, topics)
   for topic in pairs(tails) do redis.call('UNLINK', t .. 'l:' .. topic) end
   redis.call('DEL', f, t .. 'd', t .. 'k', t .. 'x', t .. 'i', t .. 's')
   redis.call('SET', t .. 'z', args[1], 'PX', HOUR)

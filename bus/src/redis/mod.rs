@@ -1,47 +1,16 @@
-//! Port over Redis, 7.0 or later. Three connections: commands, subscriptions, and one that may wait in
-//! the server. Decisions that must be one step are functions in the server ([`history`] and log.lua,
-//! [`ownership`] and ownership.lua, [`keys`] and keys.lua); live subjects are sharded channels, kept by
-//! one loop ([`event_loop`]); every connection has a watch ([`link`]). Nothing here repeats a call by
-//! itself, and nothing looks inside a frame.
+//! Port over Redis, 7.0 or later: one server, one behind Sentinel, or a Cluster ([`shards`]). To each
+//! server there are three connections: commands, subscriptions, and one that may wait in the server.
+//! Decisions that must be one step are functions in the server ([`history`] and log.lua, [`ownership`] and
+//! ownership.lua, [`keys`] and keys.lua); live subjects are sharded channels, kept by one loop
+//! ([`event_loop`]); every connection has a watch ([`link`]). Nothing here repeats a call by itself but where
+//! a server said that it did not run it, and nothing looks inside a frame.
 //!
 //! Functions and libraries carry the version in every name (`plx1_…`), are loaded by whoever connects,
 //! and run late without harm. A change of meaning takes a new version, so that two releases can share a
 //! server.
 //!
-//! # Keys and channels
-//!
-//! `T` is a node's slot `{<namespace>/<node>}`, `c` the control slot. No function touches two slots.
-//! Topics are their bytes in keys; in channels a topic beyond ASCII is hexadecimal.
-//!
-//! | Name | Type | Holds |
-//! |---|---|---|
-//! | `plx:T:f` | hash | the fence: `e`, `n` grant of the last opening; `era` last stamped; `doubt` ms at which an opening was last unsure, for an hour; `t:<topic>` tail |
-//! | `plx:T:l:<topic>` | stream | the log; an entry is `d` = an encoded `LogEntry`, its id the position |
-//! | `plx:T:i` | hash | interest: `<gateway> <topic>` = readers, 0 while it lingers |
-//! | `plx:T:d` | hash | the node's record: `r` revision, `d` bytes |
-//! | `plx:T:k` | hash | its sealed key: `r`, `d` |
-//! | `plx:T:x` | hash | its state: `e`, `n` grant that wrote it, `d` bytes |
-//! | `plx:T:s` | string | what is written before a `WAIT` |
-//! | `plx:T:z` | string, 1 h | epoch that erased the node: no older grant acts on what is made after it |
-//! | `plx:T:c` | channel | calls to the node |
-//! | `plx:T:m:<topic>`, `plx:T:x:<hex>` | channel | live entries |
-//! | `plx:{c}:era` | hash | `id` of the primary, `at` ms since when |
-//! | `plx:{c}:w:<inc>` | string, 6 s | a worker's lease |
-//! | `plx:{c}:W` | set | incarnations that had a lease |
-//! | `plx:{c}:n` | hash | node = `<inc>\|<epoch>\|<nonce>`; no inc: nobody's |
-//! | `plx:{c}:o:<inc>` | hash | node = `<epoch>\|<nonce>`; `#` = changes so far |
-//! | `plx:{c}:p`, `plx:{c}:q` | hash | the directory: PeerId to node, node to PeerId |
-//! | `plx:{c}:g:<gateway>` | string, 15 s | a gateway's lease |
-//! | `plx:{c}:v:<name>` | hash | a free value: `r`, `d` |
-//! | `plx:{c}:K`, `plx:{c}:X` | sorted set | names of free values, in order; those that expire, by ms |
-//! | `plx:{c}:own` | channel | changes of ownership |
-//! | `plx:{c}:a` | channel | calls that any worker may take |
-//! | `plx:{c}:d`, `plx:{c}:k` | channel | hints: nodes whose record, free values that changed |
-//! | `plx:{g:<gateway>}:r` | channel | answers to a gateway |
-//!
-//! A user needs `~plx:* &plx:* +@all -@dangerous +info`. Over Sentinel the address is
-//! `redis-sentinel://host:26379?sentinelServiceName=name`; a Cluster is refused for now, since the client
-//! library does not tell when a slot moves away under a subscription.
+//! docs/redis.md is the one place that lists keys and channels, and says what users, TLS, a Cluster and slots
+//! that move are about.
 
 mod address;
 mod event_loop;
@@ -52,6 +21,8 @@ mod keys;
 mod link;
 mod names;
 mod ownership;
+mod shards;
+mod sources;
 mod value;
 
 pub use inspect::{Inspection, inspect};
@@ -62,7 +33,7 @@ use crate::{
 };
 use event_loop::{EventLoop, Listeners};
 use futures::future::BoxFuture;
-use link::{Duty, Link};
+use shards::{Opener, Shards};
 use std::fmt;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -72,14 +43,12 @@ use value::Args;
 
 /// Refuses an address that cannot be one.
 pub(crate) fn check(url: &str) -> Result<(), Error> {
-    address::parse(url).map(drop)
+    address::Place::parse(url).map(drop)
 }
 
 /// The carrier over Redis.
 pub struct Redis {
-    commands: Link,
-    live: Link,
-    waiting: Link,
+    shards: Shards,
     listeners: Listeners,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -87,26 +56,24 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Connects, loads the functions, and starts the loops. Fails where the server cannot be reached,
+    /// Connects, loads the functions, and starts the loops. Fails where a server cannot be reached,
     /// refuses, or is no primary.
     pub async fn connect(config: &Config, metrics: Metrics) -> Result<Self, Error> {
-        let address = address::parse(&config.url)?;
-        let connect = |duty| Link::connect(address.clone(), config, duty, metrics.clone());
-        let (commands, commands_watch) = connect(Duty::Commands).await?;
-        let (live, live_watch) = connect(Duty::Live).await?;
-        let (waiting, waiting_watch) = connect(Duty::Waiting).await?;
-        let client = live.client().clone();
-        let (listeners, listening) =
-            EventLoop::new(client, config.subscription_queue, config.subscriptions_max, metrics);
-
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(listening.run(stop.clone()));
-        for watch in [commands_watch, live_watch, waiting_watch] {
-            tasks.spawn(watch.run(stop.clone()));
-        }
-        tasks.close();
         let stops = stop.clone().drop_guard();
-        Ok(Self { commands, live, waiting, listeners, tasks, stop, _stops: stops })
+        let opener = Opener {
+            config: config.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let (shards, charting) = Shards::open(opener).await?;
+        let (listeners, listening) =
+            EventLoop::new(shards.clone(), config.subscription_queue, config.subscriptions_max, metrics);
+        tasks.spawn(charting.run(stop.clone()));
+        tasks.spawn(listening.run(stop.clone()));
+        tasks.close();
+        Ok(Self { shards, listeners, tasks, stop, _stops: stops })
     }
 
     /// Calls a function.
@@ -114,15 +81,15 @@ impl Redis {
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        self.commands.call(args).await
+        self.shards.call(args).await
     }
 
-    /// Runs a command.
+    /// Runs a command whose first argument is its key.
     async fn run(&self, command: &'static str, args: Args) -> Result<fred::types::Value, Error> {
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        self.commands.run(command, args).await
+        self.shards.run(command, args).await
     }
 }
 
@@ -134,7 +101,9 @@ impl fmt::Debug for Redis {
 
 impl Port for Redis {
     fn healthy(&self) -> bool {
-        self.commands.is_up() && self.live.is_up() && self.listeners.whole()
+        let map = self.shards.map();
+        let up = map.shards.iter().all(|shard| shard.commands.is_up() && shard.live.is_up());
+        up && map.complete() && self.listeners.whole()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -159,10 +128,9 @@ impl Live for Redis {
             if self.stop.is_cancelled() {
                 return Err(Error::Closed);
             }
-            if !self.live.is_up() {
-                return Err(Error::Unreachable { sent: false });
-            }
-            self.listeners.subscribe(names::channel(&subject), queue).await
+            let channel = names::channel(&subject);
+            self.shards.at(channel.as_bytes())?.live.ready()?;
+            self.listeners.subscribe(channel, queue).await
         })
     }
 }

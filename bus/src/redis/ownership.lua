@@ -1,6 +1,7 @@
 #!lua name=plx1_ownership
 -- Leases of workers and grants of nodes (protocol.md §2, slot c). KEYS[1] is any key of the slot: its
--- hash tag names all others. The layout of every key is told in redis/mod.rs. All are safe to run late.
+-- hash tag names all others. The layout of every key is told in docs/redis.md. All are safe to run late. A
+-- script looks at every key that may be missing before it writes (docs/redis.md, "Slots that move").
 local LEASE = 6000
 
 local function slot(key) return 'plx:' .. string.match(key, '{[^}]*}') .. ':' end
@@ -22,8 +23,10 @@ local function turn(c)
   local at = tonumber(era[2])
   if era[1] ~= id then
     at = era[1] and now or now - LEASE                            -- no era at all: a new store, no grace
+    local known = redis.call('SMEMBERS', c .. 'W')
+    for _, inc in ipairs(known) do redis.call('EXISTS', c .. 'w:' .. inc) end
     redis.call('HSET', c .. 'era', 'id', id, 'at', whole(at))
-    for _, inc in ipairs(redis.call('SMEMBERS', c .. 'W')) do
+    for _, inc in ipairs(known) do
       redis.call('PEXPIRE', c .. 'w:' .. inc, LEASE)
     end
   end
@@ -66,6 +69,7 @@ end
 -- renew inc fresh -> {era, changes, replicas}, or nil: lost
 local function renew(keys, args)
   local c, inc = slot(keys[1]), args[1]
+  redis.call('EXISTS', c .. 'w:' .. inc, c .. 'W', c .. 'o:' .. inc)
   local era, grace, replicas = turn(c)
   if args[2] ~= '1' and not grace and not lives(c, inc) then return false end
   redis.call('SET', c .. 'w:' .. inc, '1', 'PX', LEASE)
@@ -83,6 +87,11 @@ end
 -- take inc nonce rnd (node floor from)* -> one epoch per node, '' where it is not free; nil: lost
 local function take(keys, args)
   local c, inc, nonce, rnd = slot(keys[1]), args[1], args[2], tonumber(args[3])
+  redis.call('EXISTS', c .. 'n', c .. 'o:' .. inc)
+  for i = 4, #args, 3 do
+    local r = record(c, args[i])
+    if r and r.inc ~= '' then redis.call('EXISTS', c .. 'w:' .. r.inc, c .. 'o:' .. r.inc) end
+  end
   local _, grace = turn(c)
   if not lives(c, inc) then return false end
   local out, now = {}, clock()
@@ -114,6 +123,7 @@ end
 -- release inc (node epoch)* -> number released
 local function release(keys, args)
   local c, inc, done = slot(keys[1]), args[1], 0
+  redis.call('EXISTS', c .. 'n', c .. 'o:' .. inc)
   turn(c)
   for i = 2, #args, 2 do
     local r = record(c, args[i])
@@ -131,6 +141,7 @@ end
 -- retire inc: ends the lease; the worker's list goes too if no node is left in it
 local function retire(keys, args)
   local c, inc = slot(keys[1]), args[1]
+  redis.call('EXISTS', c .. 'w:' .. inc, c .. 'W', c .. 'o:' .. inc)
   turn(c)
   redis.call('DEL', c .. 'w:' .. inc)
   redis.call('SREM', c .. 'W', inc)
@@ -154,6 +165,7 @@ local function enlist(keys, args)
   local known, other = redis.call('HGET', c .. 'q', node), redis.call('HGET', c .. 'p', peer)
   if known and known ~= peer then return 'node' end
   if other and other ~= node then return 'peer' end
+  redis.call('EXISTS', c .. 'q', c .. 'p', c .. 'n')
   redis.call('HSET', c .. 'q', node, peer)
   redis.call('HSET', c .. 'p', peer, node)
   redis.call('HSETNX', c .. 'n', node, '|0|')
@@ -163,6 +175,7 @@ end
 -- strike inc node epoch peer -> 1, or 0: not the owner
 local function strike(keys, args)
   local c, inc, node, peer = slot(keys[1]), args[1], args[2], args[4]
+  redis.call('EXISTS', c .. 'n', c .. 'o:' .. inc, c .. 'q', c .. 'p')
   turn(c)
   local r = record(c, node)
   if not r or r.inc ~= inc or whole(r.epoch) ~= args[3] then return 0 end

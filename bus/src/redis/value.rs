@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 /// The arguments of one command.
+#[derive(Clone)]
 pub(super) struct Args(pub(super) Vec<Value>);
 
 impl Args {
@@ -17,6 +18,14 @@ impl Args {
     /// Begins an `FCALL` of one key.
     pub(super) fn of(function: &'static str, key: impl Into<Bytes>, more: usize) -> Self {
         Self::new(3 + more).text(function).text("1").bytes(key)
+    }
+
+    /// The argument that is the key.
+    pub(super) fn key(&self, at: usize) -> &[u8] {
+        match self.0.get(at) {
+            Some(Value::Bytes(bytes)) => bytes,
+            _ => &[],
+        }
     }
 
     /// Adds a fixed word.

@@ -4,7 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod cluster;
 mod refusals;
+mod secrets;
 mod server;
 
 use bytes::Bytes;
@@ -45,13 +47,16 @@ async fn frame(subscription: &mut Subscription) -> Event {
 }
 
 async fn open(bus: &Bus, grant: Grant, topics: &[Bytes]) -> Opened {
+    open_of(bus, &node(), grant, topics).await
+}
+
+async fn open_of(bus: &Bus, node: &NodeName, grant: Grant, topics: &[Bytes]) -> Opened {
     let marker = LogEntry {
         opening: Some(plexus_proto::bus::EpochOpening { worker: "w".into(), ..Default::default() }),
         ..entry(grant, 0)
     };
-    bus.open_logs(&node(), grant, topics, marker.encode_to_vec().into(), Stage::First { sweep: false })
-        .await
-        .unwrap()
+    let marker = marker.encode_to_vec().into();
+    bus.open_logs(node, grant, topics, marker, Stage::First { sweep: false }).await.unwrap()
 }
 
 const ALL: Range = Range { from: plexus_bus::Position::ZERO, until: None, limit: 100, newest_first: false };

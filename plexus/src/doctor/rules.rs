@@ -100,11 +100,11 @@ fn clock(check: &'static str, there: SystemTime, here: SystemTime, grain: Durati
 pub(super) fn redis(seen: &Inspection, now: SystemTime) -> Vec<Finding> {
     let trip = seen.round_trip.as_secs_f64() * 1e3;
     let mut findings = vec![version(seen, trip)];
-    if seen.cluster {
+    if seen.cluster && !seen.as_cluster {
         findings.push(Finding::fail(
             "redis.cluster",
             "it is a Redis Cluster",
-            "Redis alone, or behind Sentinel",
+            "begin bus.url with redis-cluster://",
         ));
     }
     if !seen.primary {
@@ -210,6 +210,7 @@ mod tests {
             version: "7.0.15".into(),
             primary: true,
             cluster: false,
+            as_cluster: false,
             replicas: 1,
             settings: HashMap::from(settings.map(|(k, v)| (k.to_owned(), v.to_owned()))),
             clock: Some(SystemTime::UNIX_EPOCH),
