@@ -2,13 +2,15 @@
 .POSIX:
 SHELL := /bin/bash
 CARGO ?= cargo
+# What does not depend on the bus, or starts processes of its own.
+ON_REDIS = --skip foreign:: --skip rehome:: --skip arrows:: --skip traces:: --skip cli:: --skip readme:: --skip docs:: --skip verdicts:: --skip canary::
 # By workspace, so that what the build made is used again: with fewer crates chosen, theirs would have fewer features.
 E2E = $(CARGO) test --locked -q --workspace --test e2e --
 
-.PHONY: help run test build unit e2e bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
+.PHONY: help run test build unit e2e e2e-redis bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
 
 help: ## List the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
 
 run: ## Build and start gateway and worker on 127.0.0.1:8080
 	$(CARGO) run --locked -q -p plexus -- up
@@ -22,10 +24,18 @@ build: ## Build the program and every test
 unit: ## Unit tests and the suite that every carrier of the bus passes
 	$(CARGO) test --locked -q --workspace --exclude plexus-tests
 
-e2e: ## The whole product, on each bus in turn
+e2e: ## The whole product, on each bus in turn; Redis over TLS with the documented users, and the heart of it in a Cluster
 	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4
 	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow:: --skip traces:: --skip cli:: --skip readme:: --skip verdicts:: --skip canary::
-	PLEXUS_TEST_BUS=redis $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip traces:: --skip cli:: --skip readme:: --skip verdicts:: --skip canary::
+	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=tls $(E2E) --test-threads 4 $(ON_REDIS)
+	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=cluster $(E2E) --test-threads 4 topics:: rehome::
+
+e2e-redis: build ## The whole product over Redis in every form: standalone, Sentinel, Cluster, TLS
+	for form in standalone sentinel cluster tls; do \
+		echo "redis: $$form"; \
+		PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=$$form $(E2E) --test-threads 4 $(ON_REDIS) || exit 1; \
+		PLEXUS_TEST_REDIS=$$form $(E2E) rehome:: || exit 1; \
+	done
 
 bench: prepare foreign ## Measure every row of docs/performance.md, about 20 minutes on a quiet machine
 	@tools/rivals

@@ -20,6 +20,9 @@ pub struct Config {
     pub reload_interval: Duration,
     /// What TLS to Redis takes.
     pub tls: Tls,
+    /// Whether this process loads the functions where they are missing: workers do, gateways may not.
+    #[serde(skip, default = "yes")]
+    pub loads_functions: bool,
     /// Encodes every message also in memory, as between processes. For tests.
     pub strict: bool,
     /// Deadline of one call to the bus.
@@ -73,6 +76,10 @@ pub struct Memory {
     pub interest_max: usize,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Self { nodes_max: 10_000, keys_max: 1_000_000, logs_max: 10_000, interest_max: 100_000 }
@@ -87,6 +94,7 @@ impl Default for Config {
             password_file: None,
             reload_interval: Duration::from_secs(10),
             tls: Tls::default(),
+            loads_functions: true,
             strict: false,
             call_timeout: Duration::from_millis(1500),
             connect_timeout: Duration::from_secs(2),

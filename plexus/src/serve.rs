@@ -23,7 +23,9 @@ pub(crate) async fn run(role: Role, config: Config) -> anyhow::Result<()> {
 }
 
 async fn sides(role: Role, config: Config) -> anyhow::Result<()> {
-    let bus = Bus::open(&config.bus).await.context("bus.url")?;
+    // Gateways may not: docs/redis.md, "Users".
+    let bus = plexus_bus::Config { loads_functions: role.worker(), ..config.bus.clone() };
+    let bus = Bus::open(&bus).await.context("bus.url")?;
     let mut process = Process::new(&bus);
     // The gateway first: a port that cannot be had must not leave nodes behind that were just taken.
     if role.gateway() {

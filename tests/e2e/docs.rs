@@ -213,3 +213,11 @@ fn every_dialect_says_how_it_writes_an_error() {
         assert!(text.contains(&format!("**{heading}**")), "docs/errors.md shows no error of {heading}");
     }
 }
+
+#[test]
+fn the_file_of_redis_users_has_the_documented_lines() {
+    let lines: Vec<String> =
+        plexus_tests::redis::users().iter().map(|words| format!("user {}", words[2..].join(" "))).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(read("deploy/redis-users.acl"), lines.join("\n") + "\n");
+}

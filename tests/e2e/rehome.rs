@@ -1,7 +1,11 @@
 //! Gateways and workers die as real processes, over a real Redis: the same PeerId comes back, readers
 //! go on, and nothing that was acknowledged is missing, doubled or out of order.
 
-use plexus_tests::{Http, eventually, process::Plexus, redis::Server};
+use plexus_tests::{
+    Http, eventually,
+    process::Plexus,
+    redis::{Role, Store},
+};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,18 +19,23 @@ const PATH: &str = "/v1/nodes/alpha/topics/demo/messages";
 struct Fleet {
     gateways: Vec<Plexus>,
     workers: BTreeMap<String, Plexus>,
-    _redis: Server,
+    _redis: Store,
 }
 
 impl Fleet {
     async fn start() -> Self {
-        let redis = Server::start();
-        let url = redis.url();
+        let redis = Store::start();
+        let papers = redis.environment();
+        let papers: Vec<_> = papers.iter().map(|(name, path)| (*name, path.as_str())).collect();
+        let (workers_url, url) = (redis.url(Role::Worker), redis.url(Role::Gateway));
         let mut workers = BTreeMap::new();
         for id in ["w1", "w2"] {
-            workers.insert(id.to_owned(), Plexus::worker(&url, id).await);
+            workers.insert(id.to_owned(), Plexus::worker_with(&workers_url, id, &papers).await);
         }
-        let gateways = vec![Plexus::gateway(&url).await, Plexus::gateway(&url).await];
+        let gateways = vec![
+            Plexus::start("gateway", &url, &papers).await,
+            Plexus::start("gateway", &url, &papers).await,
+        ];
         let made = gateways[0].client().post("/v1/nodes", &json!({"id": "alpha"})).await.unwrap();
         made.ok().unwrap();
         Self { gateways, workers, _redis: redis }

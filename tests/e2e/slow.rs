@@ -6,7 +6,11 @@ use crate::dialects::{
     ws::{Heard, Session, Terms},
 };
 use futures::{SinkExt, StreamExt};
-use plexus_tests::{Ground, Http, Lines, eventually, process::Plexus, redis::Server};
+use plexus_tests::{
+    Ground, Http, Lines, eventually,
+    process::Plexus,
+    redis::{Role, Store},
+};
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
@@ -196,8 +200,9 @@ async fn narrow(address: SocketAddr) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_is_bounded_and_told_and_the_others_do_not_notice() {
-    let redis = (Ground::of_the_run() == Ground::Redis).then(Server::start);
-    let bus = redis.as_ref().map_or_else(|| "memory:".into(), Server::url);
+    let redis = (Ground::of_the_run() == Ground::Redis).then(Store::start);
+    let bus = redis.as_ref().map_or_else(|| "memory:".into(), |redis| redis.url(Role::Worker));
+    let papers = redis.as_ref().map(Store::environment).unwrap_or_default();
     let seconds: u64 = std::env::var("PLEXUS_SLOW_SECONDS").map_or(5, |s| s.parse().unwrap());
     // The queue is tried here, not the timers of dead connections.
     let patience = format!("{}s", seconds + 120);
@@ -205,6 +210,8 @@ async fn a_slow_reader_is_bounded_and_told_and_the_others_do_not_notice() {
         ("PLEXUS__GATEWAY__LIMITS__WRITE_TIMEOUT", patience.as_str()),
         ("PLEXUS__GATEWAY__LIMITS__SESSION_PING_INTERVAL", &patience),
     ];
+    let papers = papers.iter().map(|(name, path)| (*name, path.as_str()));
+    let settings: Vec<_> = settings.into_iter().chain(papers).collect();
     let plexus = Plexus::start("up", &bus, &settings).await;
     let (address, pid) = (plexus.address, plexus.pid());
 

@@ -1,6 +1,9 @@
 //! Gateways and workers in this process, over the bus that the run asks for. Sockets outside are real.
 
-use crate::{http::Http, redis::Server};
+use crate::{
+    http::Http,
+    redis::{Role, Store},
+};
 use plexus_bus::Bus;
 use plexus_gateway::Gateway;
 use plexus_worker::Worker;
@@ -63,7 +66,7 @@ impl Side {
 /// A fleet.
 pub struct Cluster {
     ground: Ground,
-    server: Option<Server>,
+    store: Option<Store>,
     shared: Option<Bus>,
     /// The gateways with their addresses.
     pub gateways: Vec<(SocketAddr, Side)>,
@@ -82,9 +85,9 @@ impl Cluster {
     pub async fn of(gateways: usize, workers: usize) -> Self {
         crate::log();
         let ground = Ground::of_the_run();
-        let server = (ground == Ground::Redis).then(Server::start);
+        let store = (ground == Ground::Redis).then(Store::start);
         let mut cluster =
-            Self { ground, server, shared: None, gateways: Vec::new(), workers: Vec::new(), workers_made: 0 };
+            Self { ground, store, shared: None, gateways: Vec::new(), workers: Vec::new(), workers_made: 0 };
         for _ in 0..workers {
             cluster.add_worker().await;
         }
@@ -95,14 +98,13 @@ impl Cluster {
     }
 
     /// A bus of its own for one process' part.
-    pub async fn bus(&mut self) -> Bus {
+    pub async fn bus(&mut self, role: Role) -> Bus {
         if let Some(bus) = &self.shared {
             return bus.clone();
         }
-        let config = plexus_bus::Config {
-            url: self.server.as_ref().map_or_else(|| "memory:".into(), Server::url),
-            strict: self.ground == Ground::Strict,
-            ..plexus_bus::Config::default()
+        let config = match &self.store {
+            Some(store) => store.config(role),
+            None => plexus_bus::Config { strict: self.ground == Ground::Strict, ..Default::default() },
         };
         let bus = Bus::open(&config).await.unwrap();
         if self.ground != Ground::Redis {
@@ -121,7 +123,7 @@ impl Cluster {
         &mut self,
         change: impl FnOnce(&mut plexus_gateway::config::Config),
     ) -> SocketAddr {
-        let bus = self.bus().await;
+        let bus = self.bus(Role::Gateway).await;
         let mut config =
             plexus_gateway::config::Config { listen: "127.0.0.1:0".into(), ..Default::default() };
         change(&mut config);
@@ -140,7 +142,7 @@ impl Cluster {
 
     /// Adds a worker whose config is changed first.
     pub async fn add_worker_with(&mut self, change: impl FnOnce(&mut plexus_worker::Config)) {
-        let bus = self.bus().await;
+        let bus = self.bus(Role::Worker).await;
         self.workers_made += 1;
         let mut config = plexus_worker::Config {
             id: format!("worker-{}", self.workers_made),
@@ -161,8 +163,8 @@ impl Cluster {
         Http::new(self.gateways[0].0)
     }
 
-    /// The URL of Redis; `None` within a process.
-    pub fn redis(&self) -> Option<&Server> {
-        self.server.as_ref()
+    /// The Redis beneath; `None` within a process.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
 }

@@ -3,7 +3,7 @@
 //! something must die.
 //!
 //! - [`cluster`] gateways and workers in this process, over the bus that `PLEXUS_TEST_BUS` names
-//! - [`redis`] a real redis-server on a free port
+//! - [`redis`] a real Redis on free ports, in the form that `PLEXUS_TEST_REDIS` names
 //! - [`http`] a small HTTP client: requests, and streams line by line
 //! - [`issuer`] keys, tokens, and an address that tells the keys or misbehaves
 //! - [`peer`] a plain rust-libp2p gossipsub peer

@@ -38,11 +38,6 @@ pub(super) fn lacks_function(fault: &Fault) -> bool {
     fault.details().starts_with(NO_FUNCTION)
 }
 
-/// Tells whether this user may not do it.
-pub(super) fn forbidden(fault: &Fault) -> bool {
-    fault.details().starts_with("NOPERM")
-}
-
 /// Reads a fault of a command that may have been written.
 pub(super) fn read(fault: &Fault) -> Error {
     match fault.kind() {

@@ -3,6 +3,7 @@
 
 use super::{
     Redis, names,
+    shards::Wanted,
     value::{self, Args},
 };
 use crate::{
@@ -24,6 +25,12 @@ impl Redis {
         let key = names::node(node, "f");
         self.call(|| args.iter().cloned().fold(Args::of(function, key.clone(), args.len()), Args::bytes))
             .await
+    }
+
+    /// Calls a function of log.lua that writes nothing.
+    async fn seen(&self, function: &'static str, node: &NodeName, args: &[Bytes]) -> Result<Value, Error> {
+        let key = names::node(node, "f");
+        self.ask(|| args.iter().cloned().fold(Args::of(function, key.clone(), args.len()), Args::bytes)).await
     }
 
     async fn tails(&self, node: &NodeName, topics: &[&Topic]) -> Result<Vec<Option<Position>>, Error> {
@@ -99,7 +106,7 @@ impl History for Redis {
     }
 
     fn look<'a>(&'a self, node: &'a NodeName) -> Answer<'a, Look> {
-        Box::pin(async move { look(self.log("plx1_look", node, &[]).await?) })
+        Box::pin(async move { look(self.seen("plx1_look", node, &[]).await?) })
     }
 
     fn stamp<'a>(&'a self, node: &'a NodeName, grant: Grant, era: Era) -> Answer<'a, bool> {
@@ -152,7 +159,7 @@ impl History for Redis {
 
     fn extent<'a>(&'a self, node: &'a NodeName, topic: &'a Topic) -> Answer<'a, Option<Extent>> {
         Box::pin(async move {
-            let answer = self.log("plx1_extent", node, std::slice::from_ref(topic)).await?;
+            let answer = self.seen("plx1_extent", node, std::slice::from_ref(topic)).await?;
             if matches!(answer, Value::Null) {
                 return Ok(None);
             }
@@ -180,59 +187,15 @@ impl History for Redis {
             if replicas == 0 && !disk {
                 return Ok(0);
             }
-            self.wait_for(node, replicas, disk, timeout).await
+            let key = names::node(node, "f");
+            let shard = self.shards.at(&key)?;
+            shard.waiting.wait(Wanted { replicas, disk }, key, timeout).await
         })
     }
 
     fn erase<'a>(&'a self, node: &'a NodeName, grant: Grant) -> Answer<'a, bool> {
         Box::pin(async move { value::yes(self.log("plx1_erase", node, &words(grant, [])).await?) })
     }
-}
-
-impl Redis {
-    /// P18, on a second connection to the same primary: what is written there first comes after all
-    /// that was appended before.
-    async fn wait_for(
-        &self,
-        node: &NodeName,
-        replicas: u32,
-        disk: bool,
-        timeout: Duration,
-    ) -> Result<u32, Error> {
-        let began = tokio::time::Instant::now();
-        let key = names::node(node, "f");
-        let shard = self.shards.at(&key)?;
-        let _turn = shard.waiting.turn(timeout).await?;
-        let mark = || Args::of("plx1_mark", key.clone(), 0);
-        let era = value::text(shard.waiting.call(mark(), mark).await?)?;
-        if shard.commands.era().as_deref() != Some(&era) {
-            // The append went to another primary, of which this one can say nothing.
-            return Err(Error::Unreachable { sent: true });
-        }
-        let left = timeout.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
-        let millis = left.as_millis().max(1) as u64;
-        let limit = left + Duration::from_secs(1);
-        if !disk {
-            let args = Args::new(2).number(replicas.into()).number(millis);
-            return count(shard.waiting.wait("WAIT", args, limit).await?);
-        }
-        let args = Args::new(3).text("1").number(replicas.into()).number(millis);
-        let answer = shard.waiting.wait("WAITAOF", args, limit).await.map_err(|error| match error {
-            Error::Unreadable(said) if said.contains("unknown command") => {
-                Error::Unsupported("wait for the disk: that takes Redis 7.2")
-            }
-            Error::Unreadable(said) if said.contains("appendonly") => {
-                Error::Unsupported("wait for the disk: appendonly is off")
-            }
-            other => other,
-        })?;
-        let [local, copies] = value::some(answer)?;
-        if value::number(local)? == 0 { Err(Error::Timeout) } else { count(copies) }
-    }
-}
-
-fn count(answer: Value) -> Result<u32, Error> {
-    Ok(u32::try_from(value::number(answer)?).unwrap_or(u32::MAX))
 }
 
 fn opened(answer: Value) -> Result<Opened, Error> {

@@ -40,6 +40,8 @@ pub(super) struct Link {
     suspect: mpsc::Sender<()>,
     /// Held by whoever lets the connection wait in the server.
     turn: Arc<Semaphore>,
+    /// Whether this process may load the functions.
+    loads: bool,
     /// Places for calls under way: the library bounds only those it has not yet written.
     places: Arc<Semaphore>,
 }
@@ -102,14 +104,15 @@ impl Link {
         let client = build(address, config, duty)?;
         let driver = client.init().await.map_err(|fault| fault::connecting(&fault))?;
         let (errors, reconnects) = (client.error_rx(), client.reconnect_rx());
-        let era = greet(&client, duty).await?;
+        let loads = config.loads_functions && duty != Duty::Live;
+        let era = greet(&client, loads).await?;
         let (up, up_rx) = watch::channel(Ok(era));
         let (suspect, suspects) = mpsc::channel(1);
         let mut clock = interval(config.probe_interval);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let turn = Arc::new(Semaphore::new(1));
         let places = Arc::new(Semaphore::new(config.commands_max.max(1)));
-        let link = Self { client: client.clone(), up: up_rx, suspect, turn: turn.clone(), places };
+        let link = Self { client: client.clone(), up: up_rx, suspect, turn: turn.clone(), loads, places };
         let watch = Watch {
             client,
             config: config.clone(),
@@ -177,15 +180,18 @@ impl Link {
     }
 
     /// Calls a function. A server that does not know it has not run it, so it is loaded and called
-    /// once more, where this user may load it.
-    pub(super) async fn call(&self, args: Args, again: impl Fn() -> Args) -> Result<Value, Error> {
+    /// once more, where this process may load it.
+    pub(super) async fn call(
+        &self,
+        command: &'static str,
+        args: Args,
+        again: impl Fn() -> Args,
+    ) -> Result<Value, Error> {
         let _place = self.place()?;
-        match self.client.custom(custom("FCALL"), args.0).await {
-            Err(fault) if fault::lacks_function(&fault) => {
-                if !load(&self.client).await.map_err(|fault| self.judge(&fault))? {
-                    return Err(Error::Refused(Refusal::NoFunctions));
-                }
-                self.client.custom(custom("FCALL"), again().0).await.map_err(|fault| self.judge(&fault))
+        match self.client.custom(custom(command), args.0).await {
+            Err(fault) if self.loads && fault::lacks_function(&fault) => {
+                load(&self.client).await.map_err(|fault| self.judge(&fault))?;
+                self.client.custom(custom(command), again().0).await.map_err(|fault| self.judge(&fault))
             }
             other => other.map_err(|fault| self.judge(&fault)),
         }
@@ -234,20 +240,17 @@ pub(super) fn build(mut address: Address, config: &Config, duty: Duty) -> Result
     builder.build().map_err(|_| Error::Invalid("url: cannot be used".into()))
 }
 
-/// Loads the functions; false where this user may not.
-async fn load(client: &Client) -> Result<bool, Fault> {
+/// Loads the functions.
+async fn load(client: &Client) -> Result<(), Fault> {
     for library in LIBRARIES {
         let args = Args::new(3).text("LOAD").text("REPLACE").text(library);
-        match client.custom::<Value, _>(custom("FUNCTION"), args.0).await {
-            Err(fault) if fault::forbidden(&fault) => return Ok(false),
-            other => other.map(drop)?,
-        }
+        client.custom::<Value, _>(custom("FUNCTION"), args.0).await?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Asks a new connection who is at the other end, and answers its era.
-async fn greet(client: &Client, duty: Duty) -> Result<Era, Error> {
+async fn greet(client: &Client, loads: bool) -> Result<Era, Error> {
     let read = |fault: Fault| fault::read(&fault);
     let info: Value =
         client.custom(custom("INFO"), Args::new(1).text("replication").0).await.map_err(read)?;
@@ -256,7 +259,7 @@ async fn greet(client: &Client, duty: Duty) -> Result<Era, Error> {
     if field("role") != Some("master") {
         return Err(Error::Refused(Refusal::ReadOnly));
     }
-    if duty != Duty::Live {
+    if loads {
         load(client).await.map_err(read)?;
     }
     let era = field("master_replid").ok_or_else(|| Error::Unreadable("a primary without an id".into()))?;
@@ -327,7 +330,8 @@ impl Watch {
         // Behind a command that waits in the server a probe would say nothing.
         let Ok(turn) = self.turn.clone().try_acquire_owned() else { return };
         self.probing = true;
-        let (client, duty, connection) = (self.client.clone(), self.duty, self.connection);
+        let (client, connection) = (self.client.clone(), self.connection);
+        let loads = self.config.loads_functions && self.duty != Duty::Live;
         let up = self.up.borrow().is_ok();
         let (ping, greeting) = (self.config.probe_timeout, self.config.call_timeout);
         self.work.spawn(async move {
@@ -337,7 +341,7 @@ impl Watch {
                     .await
                     .map(|sign| sign.map(|_| None).map_err(|f| fault::read(&f)))
             } else {
-                tokio::time::timeout(greeting, greet(&client, duty)).await.map(|era| era.map(Some))
+                tokio::time::timeout(greeting, greet(&client, loads)).await.map(|era| era.map(Some))
             };
             drop(turn);
             Done::Alive { connection, result: result.unwrap_or(Err(Error::Timeout)) }

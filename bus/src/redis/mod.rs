@@ -81,7 +81,15 @@ impl Redis {
         if self.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        self.shards.call(args).await
+        self.shards.call("FCALL", args).await
+    }
+
+    /// Calls a function that writes nothing, which takes no right to write.
+    async fn ask(&self, args: impl Fn() -> Args) -> Result<fred::types::Value, Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        self.shards.call("FCALL_RO", args).await
     }
 
     /// Runs a command whose first argument is its key.

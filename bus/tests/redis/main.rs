@@ -8,6 +8,7 @@ mod cluster;
 mod refusals;
 mod secrets;
 mod server;
+mod users;
 
 use bytes::Bytes;
 use plexus_bus::{
@@ -234,6 +235,36 @@ async fn a_promoted_replica_that_missed_entries_gets_them_again_and_grants_nothi
     };
     let told: Vec<_> = openings.iter().map(|o| (o.topic.as_ref(), o.prev.seq, o.sure)).collect();
     assert_eq!(told, [(&b"later"[..], 0, true), (&b"t"[..], 2, true)]);
+}
+
+#[tokio::test]
+async fn many_wait_for_a_replica_in_few_rounds_and_none_beyond_its_limit() {
+    let Some(old) = Server::start(free_port(), &[]) else { return };
+    old.ready().await;
+    let port = old.port.to_string();
+    let replica = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
+    eventually("the replica follows", || async {
+        replica.ask(&["INFO", "replication"]).contains("link_status:up")
+    })
+    .await;
+    let bus = bus_at(old.port).await;
+    let names: Vec<NodeName> = (0..200).map(|n| NodeName::new("ns", &format!("n{n}")).unwrap()).collect();
+    let limit = Duration::from_secs(5);
+    let waits = names.iter().map(|name| bus.replicate(name, 1, false, limit));
+    let all = futures::future::join_all(waits).await;
+    assert!(all.iter().all(|count| *count == Ok(1)), "{all:?}");
+    let calls = old.ask(&["INFO", "commandstats"]);
+    let calls = calls.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls=")).unwrap();
+    let calls: u32 = calls.split(',').next().unwrap().parse().unwrap();
+    assert!(calls < 20, "{calls} rounds");
+
+    // A replica that stands still holds up nobody beyond the limit, and calls go on meanwhile.
+    replica.signal("-STOP");
+    let waits = names.iter().map(|name| bus.replicate(name, 1, false, Duration::from_millis(100)));
+    let (stuck, looked) = futures::future::join(futures::future::join_all(waits), bus.look(&names[0])).await;
+    assert!(stuck.iter().all(|count| matches!(count, Ok(0) | Err(Error::Timeout))), "{stuck:?}");
+    looked.unwrap();
+    replica.signal("-CONT");
 }
 
 #[tokio::test]

@@ -213,7 +213,7 @@ async fn a_deadline_that_passes_is_told_alike() {
     let mut cluster = Cluster::of(1, 0).await;
     // Somebody takes the calls of the node, and never says a word.
     let node = NodeName::new("default", "deaf").unwrap();
-    let bus = cluster.bus().await;
+    let bus = cluster.bus(plexus_tests::redis::Role::Worker).await;
     let _deaf = bus.subscribe(Subject::Calls(node)).await.unwrap();
     let ask = json!({"node": "deaf", "topic": "demo"});
     let quick = cluster.add_gateway_with(|c| c.limits.call_timeout = Duration::from_millis(600)).await;

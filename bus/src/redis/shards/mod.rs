@@ -9,6 +9,7 @@
 
 mod event_loop;
 mod slots;
+mod waiting;
 
 use super::{
     address::Place,
@@ -38,6 +39,8 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+use waiting::Waiting;
+pub(super) use waiting::Wanted;
 
 /// The handle: finds the server of a key.
 #[derive(Clone)]
@@ -64,7 +67,7 @@ pub(super) struct Shard {
     server: Option<Server>,
     pub(super) commands: Link,
     pub(super) live: Link,
-    pub(super) waiting: Link,
+    pub(super) waiting: Waiting,
     /// Ends its connections with the last that use it.
     _stops: DropGuard,
 }
@@ -124,13 +127,13 @@ impl Shards {
         self.map.borrow().at(key).cloned().ok_or(Error::Unreachable { sent: false })
     }
 
-    /// Calls a function at the server of its key.
-    pub(super) async fn call(&self, args: impl Fn() -> Args) -> Result<Value, Error> {
+    /// Calls a function at the server of its key; `command` is FCALL, or FCALL_RO of what does not write.
+    pub(super) async fn call(&self, command: &'static str, args: impl Fn() -> Args) -> Result<Value, Error> {
         let mut way = Way::new(self);
         loop {
             let first = args();
             let shard = self.at(first.key(2))?;
-            match shard.commands.call(first, &args).await {
+            match shard.commands.call(command, first, &args).await {
                 Err(Error::Refused(refusal)) if way.again(refusal).await => {}
                 other => return other,
             }
@@ -208,6 +211,9 @@ impl Opener {
         for watch in [commands_watch, live_watch, waiting_watch] {
             self.tasks.spawn(watch.run(stop.clone()));
         }
+        let queue = self.config.commands_max;
+        let (waiting, rounds) = waiting::EventLoop::new(waiting, commands.clone(), queue);
+        self.tasks.spawn(rounds.run(stop.clone()));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Shard { id, server, commands, live, waiting, _stops: stop.drop_guard() }))
     }
