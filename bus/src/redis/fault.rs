@@ -8,7 +8,10 @@ use fred::error::{Error as Fault, ErrorKind};
 const NO_FUNCTION: &str = "ERR Function not found";
 
 /// What the client library says of a command that it did not send, being down.
-const DOWN: &str = "Client is not initialized.";
+const DOWN: [&str; 2] = ["Client is not initialized.", "Failed to route command."];
+
+/// What it says of a command that it would have to send again.
+const AGAIN: &str = "Too many failed write attempts.";
 
 /// What a script says that finds a key of its slot elsewhere. Ours look at every key that may be missing
 /// before they write, so it says that nothing was written.
@@ -80,8 +83,8 @@ fn said(details: &str) -> Error {
     if details.starts_with(NO_FUNCTION) {
         return Error::Refused(Refusal::NoFunctions);
     }
-    if details == DOWN {
-        return Error::Unreachable { sent: false };
+    if DOWN.contains(&details) || details == AGAIN {
+        return Error::Unreachable { sent: details == AGAIN };
     }
     if details.contains(ELSEWHERE) {
         return Error::Refused(Refusal::Moving);
@@ -101,6 +104,8 @@ mod tests {
         assert_eq!(said("OOM command not allowed"), Error::Refused(Refusal::OutOfMemory));
         assert_eq!(said("READONLY You can't write"), Error::Refused(Refusal::ReadOnly));
         assert_eq!(said("ERR max number of clients reached"), Error::Refused(Refusal::MaxClients));
+        assert_eq!(said("Failed to route command.").outcome(), Ran::NotRun);
+        assert_eq!(said("Too many failed write attempts.").outcome(), Ran::Unknown);
         assert_eq!(said("ERR something in a script").outcome(), Ran::Unknown);
         assert_eq!(said("ERR max number of clients + cluster connections reached").outcome(), Ran::NotRun);
         let script = "ERR Script attempted to access a non local key in a cluster node script: plx1_take";
