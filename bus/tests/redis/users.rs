@@ -65,6 +65,8 @@ async fn gateway_and_worker_do_their_part_with_the_documented_rights() {
     let soon = Some(Duration::from_secs(1));
     assert_eq!(gateway.put(named(), Bytes::new(), When::Absent, soon).await, Ok(Some(1)));
     assert_eq!(worker.list("").await.unwrap().len(), 1);
+    assert_eq!(gateway.list("n").await.unwrap().len(), 1);
+    assert_eq!(gateway.delete(named(), When::Always).await, Ok(true));
     let g = "g".into();
     gateway.attend(&g).await.unwrap();
     gateway.want(&node(), &g, &[(topic, Some(1))]).await.unwrap();
