@@ -7,13 +7,14 @@ use crate::{
 use bytes::Bytes;
 use plexus_bus::{
     Append, Appended, Bus, Claim, Config, Error, Event, Grant, Key, NodeName, Opened, Payload, Ran, Refusal,
-    Renewed, Spot, Subject, Taken, When,
+    Renewed, Spot, Subject, Subscription, Taken, When,
 };
 use std::{
     process::Child,
     time::{Duration, Instant},
 };
 use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 const TOPIC: Bytes = Bytes::from_static(b"t");
 const OTHER: Bytes = Bytes::from_static(b"u");
@@ -79,34 +80,37 @@ fn low(cluster: &Cluster, below: u16) -> NodeName {
     NodeName::new("ns", &name).unwrap()
 }
 
+/// Listens until it hears the end, and was told by then that it may have missed something.
+async fn hears_the_end(mut live: Subscription) {
+    let mut restored = 0;
+    loop {
+        match frame(&mut live).await {
+            Event::Restored => restored += 1,
+            Event::Frame(payload) if payload.to_bytes() == "end" => return assert!(restored > 0),
+            _ => {}
+        }
+    }
+}
+
+async fn keeps_its_lease(bus: Bus, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let renewed = bus.renew(&"w.1".into(), false).await;
+        assert!(!matches!(renewed, Ok(Renewed::Lost)), "the lease was lost");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn slots_move_under_load_and_nothing_is_lost_or_torn() {
     let Some(cluster) = Cluster::start(3, false).await else { return };
     let bus = bus_of(&cluster).await;
     let name = low(&cluster, 150);
     let grant = owned(&bus, "w.1", &name).await;
-    let mut live = bus.subscribe(Subject::Topic(name.clone(), TOPIC)).await.unwrap();
-    let mut tasks = JoinSet::new();
-    let listening = tasks.spawn(async move {
-        let mut restored = 0;
-        loop {
-            match frame(&mut live).await {
-                Event::Restored => restored += 1,
-                Event::Frame(payload) if payload.to_bytes() == "end" => return assert!(restored > 0),
-                _ => {}
-            }
-        }
-    });
+    let live = bus.subscribe(Subject::Topic(name.clone(), TOPIC)).await.unwrap();
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    let listening = tasks.spawn(hears_the_end(live));
     // The worker's lease is renewed all the time, in a slot of its own, which moves as well.
-    let (lease, stop) = (bus.clone(), tokio_util::sync::CancellationToken::new());
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        while !stopped.is_cancelled() {
-            let renewed = lease.renew(&"w.1".into(), false).await;
-            assert!(!matches!(renewed, Ok(Renewed::Lost)), "the lease was lost");
-            sleep(Duration::from_millis(50)).await;
-        }
-    });
+    tasks.spawn(keeps_its_lease(bus.clone(), stop.clone()));
     let control = cluster.slot("plx:{c}:era");
     let there = usize::from(control) * 3 / 16384;
     let moves: [Box<dyn Fn() -> Child>; 3] = [

@@ -39,8 +39,8 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
-use waiting::Waiting;
 pub(super) use waiting::Wanted;
+use waiting::{Rounds, Waiting};
 
 /// The handle: finds the server of a key.
 #[derive(Clone)]
@@ -212,7 +212,7 @@ impl Opener {
             self.tasks.spawn(watch.run(stop.clone()));
         }
         let queue = self.config.commands_max;
-        let (waiting, rounds) = waiting::EventLoop::new(waiting, commands.clone(), queue);
+        let (waiting, rounds) = Rounds::new(waiting, commands.clone(), queue);
         self.tasks.spawn(rounds.run(stop.clone()));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Shard { id, server, commands, live, waiting, _stops: stop.drop_guard() }))

@@ -27,7 +27,7 @@ pub(in crate::redis) struct Waiting {
 }
 
 /// The loop.
-pub(super) struct EventLoop {
+pub(super) struct Rounds {
     /// Where it waits.
     link: Link,
     /// Where appends go.
@@ -88,7 +88,7 @@ fn group(queue: &mut VecDeque<Ask>) -> Vec<Ask> {
     mine
 }
 
-impl EventLoop {
+impl Rounds {
     pub(super) fn new(link: Link, commands: Link, asks_max: usize) -> (Waiting, Self) {
         let (asks_tx, asks) = mpsc::channel(asks_max);
         (Waiting { asks: asks_tx }, Self { link, commands, asks, queue: VecDeque::new() })
