@@ -24,17 +24,19 @@ build: ## Build the program and every test
 unit: ## Unit tests and the suite that every carrier of the bus passes
 	$(CARGO) test --locked -q --workspace --exclude plexus-tests
 
-e2e: ## The whole product, on each bus in turn; Redis over TLS with the documented users, and the heart of it in a Cluster
+e2e: ## The whole product, on each bus in turn: Redis over TLS with the documented users, and the heart of it in every other form
 	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4
 	PLEXUS_TEST_BUS=strict $(E2E) --test-threads 4 --skip foreign:: --skip rehome:: --skip arrows:: --skip slow:: --skip traces:: --skip cli:: --skip readme:: --skip verdicts:: --skip canary::
 	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=tls $(E2E) --test-threads 4 $(ON_REDIS)
+	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=standalone $(E2E) --test-threads 4 topics::
+	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=sentinel $(E2E) --test-threads 4 topics:: rehome::
 	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=cluster $(E2E) --test-threads 4 topics:: rehome::
 
-e2e-redis: build ## The whole product over Redis in every form: standalone, Sentinel, Cluster, TLS
+e2e-redis: prepare build ## The whole product over Redis in every form: standalone, Sentinel, Cluster, TLS
 	for form in standalone sentinel cluster tls; do \
 		echo "redis: $$form"; \
 		PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=$$form $(E2E) --test-threads 4 $(ON_REDIS) || exit 1; \
-		PLEXUS_TEST_REDIS=$$form $(E2E) rehome:: || exit 1; \
+		PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=$$form $(E2E) --test-threads 4 rehome:: || exit 1; \
 	done
 
 bench: prepare foreign ## Measure every row of docs/performance.md, about 20 minutes on a quiet machine

@@ -52,7 +52,7 @@ impl Bus {
         let port: Arc<dyn Port> = if config.embedded() {
             Arc::new(embedded::Embedded::new(config, metrics.clone()))
         } else {
-            Arc::new(redis::Redis::connect(config, metrics.clone()).await?)
+            Arc::new(Box::pin(redis::Redis::connect(config, metrics.clone())).await?)
         };
         Ok(Self::over(port, config, metrics))
     }

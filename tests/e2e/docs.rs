@@ -221,3 +221,14 @@ fn the_file_of_redis_users_has_the_documented_lines() {
     assert_eq!(lines.len(), 3);
     assert_eq!(read("deploy/redis-users.acl"), lines.join("\n") + "\n");
 }
+
+#[test]
+fn a_key_of_redis_is_in_the_table_or_not() {
+    // Each test over Redis ends with a look at all keys.
+    for key in ["plx:{ns/a}:f", "plx:{ns/a}:l:x:y", "plx:{c}:p", "plx:{c}:q", "plx:{c}:v:name"] {
+        assert!(plexus_tests::redis::is_named(key), "{key}");
+    }
+    for key in ["plx:{ns/a}:g", "plx:{ns/a}:c", "plx:{c}:pp", "plx:{c}", "other"] {
+        assert!(!plexus_tests::redis::is_named(key), "{key}");
+    }
+}

@@ -1,7 +1,10 @@
 //! Publish, follow, history, resume: from an ordinary client to a real peer and back.
 
 use http::Method;
-use plexus_tests::{Cluster, Peer, eventually};
+use plexus_tests::{
+    Cluster, Peer, eventually,
+    redis::{Form, Store},
+};
 use serde_json::json;
 use std::time::Duration;
 
@@ -132,4 +135,43 @@ async fn a_publish_repeated_with_its_request_id_is_one_message() {
     assert_eq!(history["messages"].as_array().unwrap().len(), 1);
     let other = client.post(path, &json!({"text": "other", "requestId": "r-1"})).await.unwrap();
     assert_eq!(other.json()["reason"], "REQUEST_ID_REUSED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_reaches_the_level_that_it_asks_for_or_is_told_how_far_it_came() {
+    let cluster = Cluster::one().await;
+    let (client, path) = (cluster.client(), "/v1/topics/demo/messages");
+    let client = &client;
+    let publish = async |level: &str| {
+        let body = json!({"text": level, "level": level, "timeout": "2s"});
+        client.post(path, &body).await.unwrap().json()
+    };
+    // How far the bus may go is known by the first message.
+    client.post(path, &json!({"text": "first"})).await.unwrap().ok().unwrap();
+    let told = publish("REPLICATED").await;
+    match cluster.store().map(Store::form) {
+        Some(Form::Sentinel) => {
+            assert_eq!(told["level"], "REPLICATED", "{told}");
+            let all = (0..50).map(|_| publish("REPLICATED"));
+            let all = futures::future::join_all(all).await;
+            assert!(all.iter().all(|told| told["level"] == "REPLICATED"), "{all:?}");
+        }
+        Some(_) => {
+            let reached = (&told["reason"], &told["metadata"]["level"]);
+            assert_eq!(reached, (&json!("DEADLINE_EXCEEDED"), &json!("LOGGED")), "{told}");
+            let kept = client.get(&format!("{path}?view=TEXT")).await.unwrap().ok().unwrap();
+            let last = kept["messages"].as_array().unwrap().last().unwrap();
+            assert_eq!(
+                (&last["text"], &last["position"]),
+                (&json!("REPLICATED"), &told["metadata"]["position"]),
+                "published all the same"
+            );
+        }
+        None => assert_eq!(told["reason"], "LEVEL_UNAVAILABLE", "{told}"),
+    }
+    let told = publish("DURABLE").await;
+    match cluster.store().is_some_and(Store::has_disk) {
+        true => assert_eq!(told["level"], "DURABLE", "{told}"),
+        false => assert_eq!(told["reason"], "LEVEL_UNAVAILABLE", "{told}"),
+    }
 }

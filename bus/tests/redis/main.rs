@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod cluster;
+mod once;
 mod refusals;
 mod secrets;
 mod server;

@@ -120,3 +120,19 @@ async fn a_server_that_still_loads_is_told_from_one_that_is_gone() {
     drop(server);
     tokio::time::timeout(Duration::from_secs(5), bus.close()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_in_time() {
+    // It listens, and takes nobody in.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = mute.local_addr().unwrap().port();
+    for scheme in ["redis", "rediss", "redis-sentinel", "redis-cluster", "rediss-cluster"] {
+        let service = if scheme.ends_with("sentinel") { "?sentinelServiceName=main" } else { "" };
+        let url = format!("{scheme}://127.0.0.1:{port}{service}");
+        let quick = Duration::from_millis(200);
+        let config = Config { url, connect_timeout: quick, call_timeout: quick, ..Config::default() };
+        let opened = tokio::time::timeout(Duration::from_secs(5), Bus::open(&config)).await;
+        let error = opened.expect(scheme).err().unwrap();
+        assert!(matches!(error, Error::Timeout | Error::Unreachable { .. }), "{scheme}: {error:?}");
+    }
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use plexus_bus::{Bus, Claim, Config, Error, Event, Key, Payload, Refusal, Subject, When};
 use std::time::Duration;
 
-/// Makes the users; answers the rest of the lines: a user's name and its rules.
+/// Makes the users, as an operator does.
 fn make(server: &Server) {
     let text = include_str!("../../../docs/redis.md");
     let lines: Vec<&str> =
@@ -17,6 +17,11 @@ fn make(server: &Server) {
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(server.ask(&words), "OK", "{line}");
+    }
+    let disk = text.lines().find(|line| line.starts_with("ACL SETUSER ") && line.ends_with(" +waitaof"));
+    let words: Vec<&str> = disk.unwrap().split_whitespace().collect();
+    if server.ask(&["COMMAND", "INFO", "waitaof"]).contains("waitaof") {
+        assert_eq!(server.ask(&words), "OK");
     }
 }
 

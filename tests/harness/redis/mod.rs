@@ -1,9 +1,11 @@
 //! Real Redis on free loopback ports, ended when dropped: a server of one's own ([`Server`]), or a [`Store`] in
 //! the form that the run asks for.
 
+mod names;
 mod papers;
 mod server;
 
+use names::Names;
 pub use papers::Papers;
 pub use server::{Server, free_port};
 
@@ -19,7 +21,7 @@ pub enum Form {
     Sentinel,
     /// Three primaries.
     Cluster,
-    /// One server that speaks nothing but TLS and asks for client certificates.
+    /// One server that speaks nothing but TLS, asks for client certificates and appends to a file.
     Tls,
 }
 
@@ -55,10 +57,28 @@ pub struct Store {
 
 /// The lines of docs/redis.md that make the users.
 pub fn users() -> Vec<Vec<String>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/redis.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let lines = text.lines().filter(|line| line.starts_with("ACL SETUSER ") && line.contains(" reset on "));
+    rules(|line| line.contains(" reset on "))
+}
+
+/// The line of docs/redis.md that lets a worker wait for the disk, where the server knows how.
+fn disk_rule() -> Vec<Vec<String>> {
+    rules(|line| line.ends_with(" +waitaof"))
+}
+
+fn rules(wanted: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
+    let text = page();
+    let lines = text.lines().filter(|line| line.starts_with("ACL SETUSER ") && wanted(line));
     lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+/// Tells whether the table of docs/redis.md has this key.
+pub fn is_named(key: &str) -> bool {
+    Names::of(&page()).has(key)
+}
+
+/// docs/redis.md.
+fn page() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/redis.md")).unwrap()
 }
 
 impl Store {
@@ -83,7 +103,7 @@ impl Store {
     }
 
     fn start_sentinel(&mut self) {
-        self.servers.push(Server::start());
+        self.servers.push(Server::start_with(&["--repl-diskless-sync-delay", "0"]));
         let primary = self.servers[0].port().to_string();
         for _ in 0..2 {
             self.servers.push(Server::start_with(&["--replicaof", "127.0.0.1", &primary]));
@@ -125,6 +145,7 @@ impl Store {
         let [ca, server, server_key, client, client_key] =
             ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"].map(|name| papers.text(name));
         let settings = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &server, "--tls-key-file", &server_key];
+        let settings = [&settings[..], &["--appendonly", "yes"]].concat();
         let cli = ["--tls", "--cacert", &ca, "--cert", &client, "--key", &client_key].map(str::to_owned);
         self.servers.push(Server::start_tls(&settings, &cli));
         self.papers = Some(papers);
@@ -132,11 +153,24 @@ impl Store {
 
     fn add_users(&self) {
         for server in &self.servers {
-            for line in users() {
+            let known = server.ask(&["COMMAND", "INFO", "waitaof"]).contains("waitaof");
+            for line in users().into_iter().chain(disk_rule().into_iter().filter(|_| known)) {
                 let words: Vec<&str> = line.iter().map(String::as_str).collect();
                 assert_eq!(server.ask(&words), "OK", "{line:?}");
             }
         }
+    }
+
+    /// How it is set up.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Whether a publish can wait for its disk: Redis 7.2 or later, and it appends to a file.
+    pub fn has_disk(&self) -> bool {
+        let server = &self.servers[0];
+        let known = server.ask(&["COMMAND", "INFO", "waitaof"]);
+        known.contains("waitaof") && server.ask(&["CONFIG", "GET", "appendonly"]).ends_with("yes")
     }
 
     /// Its URL for a role.
@@ -179,6 +213,17 @@ impl Store {
         ]
     }
 
+    /// Keys that the table of docs/redis.md does not name.
+    pub fn unnamed(&self) -> Vec<String> {
+        let names = Names::of(&page());
+        let listed = self.servers.iter().map(|server| server.ask(&["--no-raw", "KEYS", "*"]));
+        let listed: Vec<String> = listed.collect();
+        // One a line, numbered and in quotes.
+        let keys = listed.iter().flat_map(|keys| keys.lines()).filter_map(|line| line.split_once(") \""));
+        let keys = keys.map(|(_, key)| key.strip_suffix('"').unwrap_or(key));
+        keys.filter(|key| !names.has(key)).map(str::to_owned).collect()
+    }
+
     /// What it refused to its users since it began.
     pub fn denied(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.ask(&["ACL", "LOG"])).filter(|log| !log.is_empty()).collect()
@@ -187,12 +232,15 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if self.form != Form::Standalone && !std::thread::panicking() {
-            assert_eq!(self.denied(), [""; 0], "a user did what it may not");
+        if std::thread::panicking() {
+            return;
         }
+        assert_eq!(self.unnamed(), [""; 0], "docs/redis.md does not name a key");
+        assert_eq!(self.denied(), [""; 0], "a user did what it may not");
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "nothing else runs before Redis does")]
 fn until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !holds() {

@@ -9,7 +9,7 @@ use std::{
 
 /// Ports tried before a test gives up.
 const PORTS: usize = 5;
-/// Nothing is kept.
+/// Nothing is kept, unless a setting says otherwise.
 const VOLATILE: [&str; 4] = ["--save", "", "--appendonly", "no"];
 
 /// A running server.
@@ -29,14 +29,14 @@ impl Server {
 
     /// Starts one with settings of its own.
     pub fn start_with(settings: &[&str]) -> Self {
-        let words = |port: &str, _: &Path| owned(&[&["--port", port], settings, &VOLATILE].concat());
+        let words = |port: &str, _: &Path| owned(&[&["--port", port], &VOLATILE[..], settings].concat());
         Self::tried(words, &[])
     }
 
     /// Starts one that speaks nothing but TLS; redis-cli is let in with the words of `cli`.
     pub(super) fn start_tls(settings: &[&str], cli: &[String]) -> Self {
         let words = |port: &str, _: &Path| {
-            owned(&[&["--port", "0", "--tls-port", port], settings, &VOLATILE].concat())
+            owned(&[&["--port", "0", "--tls-port", port], &VOLATILE[..], settings].concat())
         };
         Self::tried(words, cli)
     }

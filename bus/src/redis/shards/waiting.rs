@@ -3,7 +3,7 @@
 //! meanwhile wait together next: one mark and one WAIT answer for all of them.
 
 use crate::{
-    Era, Error,
+    Era, Error, Refusal,
     redis::{
         link::Link,
         value::{self, Args},
@@ -150,6 +150,9 @@ impl Rounds {
             }
             Error::Unreadable(said) if said.contains("appendonly") => {
                 Error::Unsupported("wait for the disk: appendonly is off")
+            }
+            Error::Refused(Refusal::NoPermission) => {
+                Error::Unsupported("wait for the disk: this user may not")
             }
             other => other,
         })?;

@@ -6,6 +6,11 @@ use plexus_bus::{Bus, Error, Event, Grant, Key, Opened, Payload, Ran, Renewed, S
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
+/// Waits for a replica: what only a server can do.
+async fn replicates(bus: &Bus) -> Option<Error> {
+    bus.replicate(&node("a"), 1, false, Duration::from_millis(100)).await.err()
+}
+
 /// A call of every kind, each of which must come to an end.
 fn every_call(bus: &Bus) -> Vec<(&'static str, BoxFuture<'_, Option<Error>>)> {
     let grant = Grant { epoch: 1, nonce: 1 };
@@ -20,6 +25,7 @@ fn every_call(bus: &Bus) -> Vec<(&'static str, BoxFuture<'_, Option<Error>>)> {
         "open": bus.open_logs(&node("a"), grant, &[topic("t")], Default::default(), FIRST),
         "append": bus.append(&node("a"), grant, vec![]),
         "look": bus.look(&node("a")),
+        "stamp": bus.stamp(&node("a"), grant, "era".into()),
         "tops": bus.tops(&[(node("a"), topic("t"))]),
         "read": bus.read(&node("a"), &topic("t"), all()),
         "extent": bus.extent(&node("a"), &topic("t")),
@@ -28,16 +34,24 @@ fn every_call(bus: &Bus) -> Vec<(&'static str, BoxFuture<'_, Option<Error>>)> {
         "renew": bus.renew(&"w.1".into(), true),
         "take": bus.take(&"w.1".into(), 1, &[]),
         "release": bus.release(&"w.1".into(), &[(node("a"), 1)]),
+        "retire": bus.retire(&"w.1".into()),
         "owned": bus.owned(&"w.1".into()),
         "owners": bus.owners(),
+        "owner": bus.owner(&node("a")),
         "workers": bus.workers(),
+        "enlist": bus.enlist(&node("a"), b"peer"),
+        "strike": bus.strike(&"w.1".into(), &node("a"), 1, b"peer"),
+        "find": bus.find(b"peer"),
         "attend": bus.attend(&"g".into()),
+        "attending": bus.attending(&["g".into()]),
+        "want": bus.want(&node("a"), &"g".into(), &[(topic("t"), Some(1))]),
         "wanted": bus.wanted(&node("a")),
         "get": bus.get(key),
         "put": bus.put(put, "x".into(), When::Always, None),
         "delete": bus.delete(deleted, When::Always),
         "list": bus.list(""),
-        "state": bus.get_state(&node("a")),
+        "put state": bus.put_state(&node("a"), grant, "x".into()),
+        "get state": bus.get_state(&node("a")),
     ]
 }
 
@@ -45,7 +59,11 @@ pub(crate) async fn every_call_ends_within_its_deadline(ground: Ground) {
     let ground = ground.anew(|config| config.call_timeout = Duration::from_millis(700)).await;
     ground.stand().await;
     let begin = Instant::now();
-    let ended = join_all(every_call(&ground.bus).into_iter().map(|(name, call)| async move {
+    let mut calls = every_call(&ground.bus);
+    if ground.is_remote() {
+        calls.push(("replicate", replicates(&ground.bus).boxed()));
+    }
+    let ended = join_all(calls.into_iter().map(|(name, call)| async move {
         let error = call.await;
         (name, error, begin.elapsed())
     }));
@@ -143,7 +161,8 @@ pub(crate) async fn a_call_given_up_by_its_caller_harms_nobody(ground: Ground) {
 pub(crate) async fn a_dead_server_is_answered_for_in_time(ground: Ground) {
     ground.server().kill();
     let bus = &ground.bus;
-    for (name, call) in every_call(bus) {
+    let waits = [("replicate", replicates(bus).boxed())];
+    for (name, call) in every_call(bus).into_iter().chain(waits) {
         let begin = Instant::now();
         let error = call.await;
         let typed = matches!(error, Some(Error::Timeout | Error::Unreachable { .. } | Error::Overloaded));
