@@ -485,7 +485,7 @@ mod tests {
             (Role::Up, |c| c.admin.stuck_after = Duration::from_secs(4), "admin.stuck_after"),
             (Role::Worker, |c| c.bus.url = "memory:".into(), "bus.url"),
             (Role::Gateway, |c| c.bus.url = "memory:".into(), "bus.url"),
-            (Role::Up, |c| c.bus.url = "rediss://redis:6379".into(), "bus.url"),
+            (Role::Up, |c| c.bus.url = "https://redis:6379".into(), "bus.url"),
             (Role::Up, |c| c.log = "plexus=loud".into(), "log"),
             (Role::Up, |c| c.admin.listen = "8081".into(), "admin.listen"),
             (Role::Up, |c| c.admin.listen = c.gateway.listen.clone(), "admin.listen"),
