@@ -2,10 +2,13 @@
 //! time, in order, and never waits for anybody.
 
 use super::tables::Tables;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +69,7 @@ impl EventLoop {
     }
 
     fn apply(&mut self, input: Input) {
-        self.tables.turn();
+        self.tables.turn(Instant::now(), SystemTime::now());
         match input {
             Input::Deeds => self.batch.drain(..).for_each(|deed| deed(&mut self.tables)),
             Input::Sweep => self.tables.sweep(),

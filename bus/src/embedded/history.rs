@@ -16,7 +16,7 @@ use tokio::time::Instant;
 const DOUBT: Duration = Duration::from_secs(3600);
 
 /// One node's slot.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Slot {
     /// `f` without the tails; `None`: never made.
     front: Option<Front>,
@@ -33,6 +33,7 @@ pub(super) struct Slot {
 }
 
 /// Who opened the logs, and in which era they were known to be whole.
+#[derive(Clone)]
 struct Front {
     grant: Option<Grant>,
     era: Era,
@@ -40,7 +41,7 @@ struct Front {
     doubt: Option<Instant>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Log {
     tail: Position,
     entries: VecDeque<Entry>,

@@ -1,5 +1,6 @@
 //! The control slot: leases of workers and gateways, grants of nodes, the directory of PeerIds. `renew`,
-//! `take` and `release` of protocol.md §2, pure; without grace, since the era never changes (P24).
+//! `turn`, `renew`, `take` and `release` of protocol.md §2, pure. Within a process the era never changes, so
+//! that there is no grace (P24); the simulator changes it.
 
 use crate::{Claim, Enlisted, Era, GatewayId, Grant, Incarnation, NodeName, Owned, Owner, Renewed, Taken};
 use bytes::Bytes;
@@ -15,8 +16,10 @@ const WORKER_TTL: Duration = Duration::from_secs(6);
 const GATEWAY_TTL: Duration = Duration::from_secs(15);
 
 /// The control slot.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Control {
+    /// `era`: the present one, and until when nothing is taken since it began (P4).
+    era: Option<(Era, Option<Instant>)>,
     /// `w`: when each worker's lease ends.
     workers: BTreeMap<Incarnation, Instant>,
     /// `n`: who owns each node.
@@ -31,7 +34,7 @@ pub(super) struct Control {
     gateways: HashMap<GatewayId, Instant>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Record {
     changes: u64,
     nodes: BTreeMap<NodeName, Grant>,
@@ -61,8 +64,24 @@ impl Seed {
 }
 
 impl Control {
+    /// First of all in each wake: a new primary gives every lease a full term, and takes nothing for as
+    /// long. Without an era before, the store is new and nobody can have been granted anything.
+    pub(super) fn turn(&mut self, era: &Era, now: Instant) {
+        if self.era.as_ref().is_some_and(|(known, _)| known == era) {
+            return;
+        }
+        let end = now + WORKER_TTL;
+        let grace = self.era.is_some().then_some(end);
+        self.era = Some((era.clone(), grace));
+        self.workers.values_mut().filter(|lease| now < **lease).for_each(|lease| *lease = end);
+    }
+
+    fn grace(&self, now: Instant) -> bool {
+        self.era.as_ref().is_some_and(|(_, end)| end.is_some_and(|end| now < end))
+    }
+
     pub(super) fn renew(&mut self, worker: &Incarnation, fresh: bool, era: &Era, now: Instant) -> Renewed {
-        if !fresh && !self.lives(worker, now) {
+        if !fresh && !self.grace(now) && !self.lives(worker, now) {
             return Renewed::Lost;
         }
         self.workers.insert(worker.clone(), now + WORKER_TTL);
@@ -99,14 +118,14 @@ impl Control {
         now: Instant,
         changes: &mut Vec<Change>,
     ) -> Option<u64> {
-        let last = self.owners.get(&claim.node).cloned().unwrap_or_else(Owner::nobody);
+        let last = self.owners.get(&claim.node).cloned().unwrap_or_else(nobody);
         let own = last.worker.as_ref() == Some(worker);
         if own && last.grant.nonce == nonce {
             return Some(last.grant.epoch);
         }
         let free = match claim.from {
             Some(from) => own && last.grant.nonce == from,
-            None => last.worker.as_ref().is_none_or(|owner| !self.lives(owner, now)),
+            None => !self.grace(now) && last.worker.as_ref().is_none_or(|owner| !self.lives(owner, now)),
         };
         if !free {
             return None;
@@ -189,7 +208,7 @@ impl Control {
         let peer = Bytes::copy_from_slice(peer);
         self.nodes.insert(node.clone(), peer.clone());
         self.peers.insert(peer, node.clone());
-        self.owners.entry(node.clone()).or_insert_with(Owner::nobody);
+        self.owners.entry(node.clone()).or_insert_with(nobody);
         Enlisted::Done
     }
 
@@ -236,8 +255,7 @@ impl Control {
     }
 }
 
-impl Owner {
-    fn nobody() -> Self {
-        Self { worker: None, grant: Grant { epoch: 0, nonce: 0 } }
-    }
+/// Who owns a node that was never taken.
+fn nobody() -> Owner {
+    Owner { worker: None, grant: Grant { epoch: 0, nonce: 0 } }
 }

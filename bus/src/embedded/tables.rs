@@ -73,10 +73,10 @@ impl Tables {
         }
     }
 
-    /// Reads the clocks, once per wake.
-    pub(super) fn turn(&mut self) {
-        self.now = Instant::now();
-        self.wall = SystemTime::now();
+    /// Takes the time, once per wake.
+    pub(super) fn turn(&mut self, now: Instant, wall: SystemTime) {
+        (self.now, self.wall) = (now, wall);
+        self.control.turn(&self.era, now);
     }
 
     pub(super) fn now(&self) -> Instant {
