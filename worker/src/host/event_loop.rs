@@ -428,10 +428,10 @@ impl EventLoop {
             if replicas > 0 {
                 self.replicated_until = now.after(self.config.node.ring_age_max);
             }
+            self.control.counted(&era, changes);
             let store = Store { era, replicated: now < self.replicated_until };
             self.store.send_if_modified(|known| known.replace(store.clone()).as_ref() != Some(&store));
             self.deadline.send_replace(self.lease.deadline());
-            self.control.counted(changes);
         }
         match step {
             Step::Begun => {

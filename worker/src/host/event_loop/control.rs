@@ -4,7 +4,7 @@
 //! take again.
 
 use crate::clock::Moment;
-use plexus_bus::{Claim, Error, NodeName, Owned, Ran, Taken};
+use plexus_bus::{Claim, Era, Error, NodeName, Owned, Ran, Taken};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Time before a failed errand is sent again.
@@ -23,6 +23,8 @@ pub(super) struct Control {
     reconcile: bool,
     /// Changes of the record (`o.#`) up to the last comparison.
     reconciled: u64,
+    /// The era of the last renewal.
+    era: Option<Era>,
     not_before: Option<Moment>,
 }
 
@@ -62,9 +64,12 @@ impl Control {
         std::mem::take(&mut self.claims)
     }
 
-    /// Hears how often the record changed so far.
-    pub(super) fn counted(&mut self, changes: u64) {
-        self.reconcile |= changes != self.reconciled;
+    /// Hears how often the record changed so far, and in which era. In another one a change may be lost
+    /// that was never compared, and the count be as before.
+    pub(super) fn counted(&mut self, era: &Era, changes: u64) {
+        let turned = self.era.as_ref().is_some_and(|known| known != era);
+        self.reconcile |= turned || changes != self.reconciled;
+        self.era = Some(era.clone());
     }
 
     /// Asks for a comparison with the record.
@@ -192,6 +197,10 @@ mod tests {
         NodeName::new("ns", node).unwrap()
     }
 
+    fn era(name: &str) -> Era {
+        name.into()
+    }
+
     fn claim(node: &str) -> Claim {
         Claim { node: name(node), floor: 0, from: None }
     }
@@ -252,14 +261,30 @@ mod tests {
     #[test]
     fn the_record_is_read_when_its_count_differs() {
         let mut control = Control::default();
-        control.counted(0);
+        control.counted(&era("one"), 0);
         assert_eq!(control.next(at(0)), None);
-        control.counted(2);
+        control.counted(&era("one"), 2);
         assert_eq!(control.next(at(0)), Some(Next::Compare));
         assert!(control.compared(Err(Error::Timeout), at(0)).is_none());
         assert_eq!(control.next(at(250)), Some(Next::Compare));
         assert!(control.compared(Ok(Owned { changes: 2, nodes: vec![] }), at(250)).is_some());
-        control.counted(2);
+        control.counted(&era("one"), 2);
         assert_eq!(control.next(at(250)), None);
+    }
+
+    /// Found by the simulator: seed 11, walk 11. A take was answered and lost with its primary before the
+    /// next renewal, and the count was the same as before it.
+    #[test]
+    fn the_record_is_read_when_the_era_changes_though_its_count_is_as_before() {
+        let mut control = Control::default();
+        control.counted(&era("one"), 0);
+        control.claim(claim("a"));
+        let (nonce, claims) = take(&mut control, 0);
+        control.took(nonce, claims, Ok(Taken::Epochs(vec![Some(9)])), at(1));
+        control.counted(&era("two"), 0);
+        assert_eq!(control.next(at(1)), Some(Next::Compare));
+        assert!(control.compared(Ok(Owned::default()), at(2)).is_some());
+        control.counted(&era("two"), 0);
+        assert_eq!(control.next(at(3)), None);
     }
 }
