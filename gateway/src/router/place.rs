@@ -141,6 +141,7 @@ impl Place {
         {
             return Some(unknown);
         }
+        let sure = entry.opening.as_ref().is_some_and(|opening| opening.sure);
         let prev = entry.opening.as_ref().and_then(prev);
         if let Some(prev) = prev.filter(|prev| *prev < p && prev.epoch == p.epoch) {
             return Some(gap(prev, id_of(entry), Reason::Rewound));
@@ -148,6 +149,8 @@ impl Place {
         Some(match edge.before {
             // An opening whose `prev` lies before us says that our epoch never was in this log.
             None => match prev {
+                // The owner may log again, under another epoch, what we hold and the store lost.
+                Some(Position::ZERO) if !sure => gap(Position::ZERO, id_of(entry), Reason::Rewound),
                 Some(prev) if prev != Position::ZERO && prev < p => unknown,
                 _ => gap(p, before(entry), Reason::Trimmed),
             },

@@ -144,6 +144,14 @@ fn p22_holds_row_by_row_for_reads() {
             gap(at, p(6, 0), Trimmed),
             p(6, 0),
         ),
+        // Found by the simulator: seed 10, walk 55.
+        (
+            "begun anew, and what was before may be lost",
+            vec![open(6, p(0, 0), false), data(6, 1, 3)],
+            p(6, 3),
+            gap(p(0, 0), p(6, 0), Rewound),
+            p(6, 3),
+        ),
         ("all of it trimmed", vec![], p(5, 9), gap(at, p(5, 9), Trimmed), p(5, 9)),
         ("not sure", vec![data(5, 3, 3), open(6, at, false)], p(6, 0), gap(at, p(6, 0), Rewound), p(6, 0)),
         (
