@@ -34,6 +34,8 @@ pub(super) struct Hosted {
     used: bool,
     /// It is to be given back as soon as it stands still.
     pub(super) leaving: bool,
+    /// The record gave it to nobody while it was loaded: it was buried, or its take is lost.
+    lost: bool,
     /// Failures in a row.
     failures: u32,
     /// Revision of the record that was last heard of.
@@ -61,6 +63,7 @@ impl Hosted {
             phase: Phase::Loading,
             used: false,
             leaving: false,
+            lost: false,
             failures: 0,
             changed: watch::Sender::new(0),
         }
@@ -117,6 +120,7 @@ impl EventLoop {
                 self.placement.buried(&node);
             }
             Load::Fenced => self.forsake(&node, now),
+            _ if hosted.lost => self.forsake(&node, now),
             Load::Leave => self.release(node),
             _ if hosted.leaving => self.release(node),
             Load::Retry(error) => {
@@ -299,7 +303,8 @@ impl EventLoop {
                         hosted.grant = grant;
                     }
                 }
-                None if matches!(hosted.phase, Phase::Loading | Phase::Releasing) => {}
+                None if matches!(hosted.phase, Phase::Loading) => hosted.lost = true,
+                None if matches!(hosted.phase, Phase::Releasing) => {}
                 None => gone.push(node.clone()),
             }
         }

@@ -1,12 +1,15 @@
 use super::*;
 use crate::{
     config,
-    host::create::METHOD,
+    host::{
+        create::METHOD,
+        errands::{Load, Loaded},
+    },
     node::Note,
     tests::ground::{Caller, PATIENCE, bus, eventually, name, public, state},
 };
-use libp2p::PeerId;
-use plexus_bus::{CallId, Frame, Grant, Incarnation, Key, Outcome, Payload, Subject, Value, When};
+use libp2p::{PeerId, identity::Keypair};
+use plexus_bus::{CallId, Frame, Grant, Incarnation, Key, Outcome, Owned, Payload, Subject, Value, When};
 use plexus_proto::{
     bus::{NodeRecord, NodeState},
     v1::{CreateNodeRequest, Node, NodeSpec, node_status::State},
@@ -373,6 +376,24 @@ async fn the_record_wins_over_what_runs() {
     bus.release(&started.worker, &[(name("n"), started.grant.epoch)]).await.unwrap();
     tokio::time::timeout(PATIENCE, started.stop.cancelled()).await.expect("stopped");
     assert!(host.next().await.grant.epoch > started.grant.epoch);
+}
+
+/// Found by the simulator: seed 12, walk 78. A take was answered and lost with its primary, and the record
+/// compared, while the node was being read.
+#[tokio::test]
+async fn a_node_that_the_record_gives_to_nobody_while_it_is_loaded_does_not_start() {
+    let (now, grant) = (Moment::now(), Grant { epoch: 9, nonce: 7 });
+    let spawn: Spawn = Arc::new(|_, _| Box::pin(async { Ended::Stopped }));
+    let probes = Probes { ready: watch::Sender::new(false), alive: Alive::default() };
+    let (bus, seal) = (bus().await, Seal::load(&settings().keys).unwrap());
+    let mut host = EventLoop::new(Arc::new(settings()), "a", bus, seal, Metrics::default(), probes, spawn);
+    let claim = Claim { node: name("n"), floor: 0, from: None };
+    host.claimed(Claimed::Granted(claim, grant.epoch), grant.nonce, now);
+    host.compared(Owned::default(), now);
+    let (record, state) = (NodeRecord::default(), NodeState::default());
+    let loaded = Loaded { record, revision: 1, state, key: Keypair::generate_ed25519() };
+    host.loaded(name("n"), grant, Load::Start(Box::new(loaded)), now);
+    assert!(host.running.is_empty() && host.hosted.is_empty());
 }
 
 #[tokio::test]
