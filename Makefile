@@ -6,8 +6,14 @@ CARGO ?= cargo
 ON_REDIS = --skip foreign:: --skip rehome:: --skip arrows:: --skip traces:: --skip cli:: --skip readme:: --skip docs:: --skip verdicts:: --skip canary::
 # By workspace, so that what the build made is used again: with fewer crates chosen, theirs would have fewer features.
 E2E = $(CARGO) test --locked -q --workspace --test e2e --
+# Together, for the same reason.
+PROGRAMS = -p plexus -p plexus-conformance -p plexus-sim
+SIM = $${CARGO_TARGET_DIR:-target}/debug/plexus-sim
 
-.PHONY: help run test build unit e2e e2e-redis bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
+SEEDS ?= 100
+FIRST ?= 1
+
+.PHONY: help run test build unit sim mutants e2e e2e-redis bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
 
 help: ## List the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
@@ -15,14 +21,22 @@ help: ## List the commands
 run: ## Build and start gateway and worker on 127.0.0.1:8080
 	$(CARGO) run --locked -q -p plexus -- up
 
-test: prepare foreign build unit e2e connect clients ## Run every test: units, the bus suite, end to end on each bus, foreign peers, the Connect suite, clients
+test: prepare foreign build unit sim mutants e2e connect clients ## Run every test: units, the bus suite, the simulator, end to end on each bus, foreign peers, the Connect suite, clients
 
 build: ## Build the program and every test
-	$(CARGO) build --locked -p plexus -p plexus-conformance
+	$(CARGO) build --locked $(PROGRAMS)
 	$(CARGO) test --locked --workspace --no-run
 
 unit: ## Unit tests and the suite that every carrier of the bus passes
 	$(CARGO) test --locked -q --workspace --exclude plexus-tests
+
+sim: ## Walk the pure cores under seeded faults; SEEDS=100, FIRST=1
+	$(CARGO) build --locked -q $(PROGRAMS)
+	$(SIM) --seeds $(SEEDS) --first $(FIRST)
+
+mutants: ## Wake every planted bug in the simulator; each must be found
+	$(CARGO) build --locked -q $(PROGRAMS)
+	$(SIM) --bugs --seeds $(SEEDS) --first $(FIRST)
 
 e2e: ## The whole product, on each bus in turn: Redis over TLS with the documented users, and the heart of it in every other form
 	PLEXUS_TEST_BUS=memory $(E2E) --test-threads 4

@@ -81,6 +81,8 @@ fn the_crates_depend_on_each_other_only_as_drawn() {
     assert_eq!(ours("plexus-tests"), ["plexus-bus", "plexus-gateway", "plexus-proto", "plexus-worker"]);
     // The runner starts processes with the harness of the tests, and the edge alone.
     assert_eq!(ours("plexus-bench"), ["plexus-bus", "plexus-gateway", "plexus-proto", "plexus-tests"]);
+    // The simulator takes the cores as text.
+    assert_eq!(ours("plexus-sim"), ["plexus-bus", "plexus-proto"]);
     for (name, deps) in graph.iter().filter(|(name, _)| *name != "plexus-bench") {
         let bad = deps.iter().find(|d| ["plexus-bench", "plexus-tests", "plexus"].contains(&d.as_str()));
         assert!(bad.is_none(), "{name} sees {bad:?}");
