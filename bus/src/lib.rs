@@ -3,13 +3,15 @@
 //! within a process ([`embedded`]) and over Redis ([`redis`]).
 //!
 //! Read in this order: [`subject`] names places, [`envelope`] is what travels, [`port`] is what a
-//! carrier must do, then the carriers. protocol.md is the normative text behind `port`.
+//! carrier must do, then the carriers; [`fleet`] is what processes say of themselves. protocol.md is the
+//! normative text behind `port`.
 
 mod bounds;
 pub mod config;
 pub mod embedded;
 pub mod envelope;
 mod error;
+pub mod fleet;
 pub mod metrics;
 pub mod port;
 pub mod redis;

@@ -5,6 +5,7 @@
 //! goes back the same way; streams come back as [`frame`]s that are encoded once for all readers.
 
 pub mod caller;
+mod card;
 pub mod config;
 pub mod edge;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod router;
 pub mod service;
 mod vault;
 
+use card::Card;
 use config::Config;
 use edge::{Edge, Served};
 use metrics::Metrics;
@@ -62,6 +64,8 @@ pub struct Gateway {
     watching: service::watch::EventLoop,
     metrics: Metrics,
     pulse: Pulse,
+    /// Cancelled when the drain begins.
+    leaving: CancellationToken,
 }
 
 impl Gateway {
@@ -75,8 +79,10 @@ impl Gateway {
         if let Err(error) = tokens.share(&bus).await {
             tracing::warn!(%error, "resume tokens cannot be read until the bus answers");
         }
-        let (router, waiting) =
-            Router::new(bus, config.router.clone(), tokens.clone(), metrics.router.clone());
+        let (router, mut waiting) =
+            Router::new(bus.clone(), config.router.clone(), tokens.clone(), metrics.router.clone());
+        let leaving = CancellationToken::new();
+        waiting.show(Card::new(router.gateway().clone(), bus, metrics.clone(), leaving.clone()));
         let (routes, services) = service::routes(router, handle, &config);
         let healthy = Arc::new(move || healthy.healthy());
         let open = service::for_all();
@@ -93,7 +99,7 @@ impl Gateway {
         };
         let edge = Edge::bind(&config, served, metrics.clone()).await?;
         let pulse = Pulse::new([edge.beat(), waiting.beat(), watching.beat()]);
-        Ok(Self { edge, waiting, watching, metrics, pulse })
+        Ok(Self { edge, waiting, watching, metrics, pulse, leaving })
     }
 
     /// Says where it listens.
@@ -119,10 +125,14 @@ impl Gateway {
     /// Serves until `stop`, then drains: calls finish, streams end, and only then nobody waits any more.
     pub async fn run(self, stop: CancellationToken) {
         let idle = CancellationToken::new();
+        let told = async {
+            stop.run_until_cancelled(idle.cancelled()).await;
+            self.leaving.cancel();
+        };
         let serve = async {
-            self.edge.run(stop).await;
+            self.edge.run(stop.clone()).await;
             idle.cancel();
         };
-        tokio::join!(serve, self.waiting.run(idle.clone()), self.watching.run(idle.clone()));
+        tokio::join!(serve, told, self.waiting.run(idle.clone()), self.watching.run(idle.clone()));
     }
 }

@@ -63,6 +63,12 @@ pub enum Dialect {
     Websocket,
 }
 
+impl Dialect {
+    /// Every one.
+    pub const ALL: [Self; 6] =
+        [Self::Grpc, Self::Connect, Self::Rest, Self::Sse, Self::Ndjson, Self::Websocket];
+}
+
 /// How a call ended.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct Call {

@@ -2,7 +2,10 @@
 //! 130 interrupted.
 
 use crate::{
-    client,
+    client::{
+        self,
+        fleet::{self, Fleet, Gateways, Workers},
+    },
     config::{Config, Role},
     doctor::Doctor,
     key, serve,
@@ -50,18 +53,28 @@ enum Command {
   plexus up --bus redis://127.0.0.1:6379
 Ctrl-C or SIGTERM drains and exits with 0; a second one ends at once.")]
     Up(Serve),
-    /// Run a gateway: clients on one port, nodes reached over Redis.
+    /// Run a gateway: clients on one port, nodes reached over Redis. Or ask about those that run.
     #[command(after_help = "Examples:
   plexus gateway --bus redis://redis:6379
   plexus gateway --config /etc/plexus.toml --listen '[::]:80'
-SIGTERM or Ctrl-C drains and exits with 0; a second one ends at once.")]
-    Gateway(Serve),
-    /// Run a worker: hosts nodes, reached over Redis.
+SIGTERM or Ctrl-C drains and exits with 0; a second one ends at once.", args_conflicts_with_subcommands = true)]
+    Gateway {
+        #[command(flatten)]
+        serve: Serve,
+        #[command(subcommand)]
+        ask: Option<Gateways>,
+    },
+    /// Run a worker: hosts nodes, reached over Redis. Or ask about those that run.
     #[command(after_help = "Examples:
   plexus worker --bus redis://redis:6379
   plexus worker --config /etc/plexus.toml
-SIGTERM or Ctrl-C hands the nodes over and exits with 0; a second one ends at once.")]
-    Worker(Serve),
+SIGTERM or Ctrl-C hands the nodes over and exits with 0; a second one ends at once.", args_conflicts_with_subcommands = true)]
+    Worker {
+        #[command(flatten)]
+        serve: Serve,
+        #[command(subcommand)]
+        ask: Option<Workers>,
+    },
     /// Show or check the config.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -180,8 +193,10 @@ impl Command {
     async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Up(serve) => Box::pin(serve.run(Role::Up)).await,
-            Self::Gateway(serve) => Box::pin(serve.run(Role::Gateway)).await,
-            Self::Worker(serve) => Box::pin(serve.run(Role::Worker)).await,
+            Self::Gateway { ask: Some(ask), .. } => fleet::run(Fleet::Gateways(ask)).await,
+            Self::Worker { ask: Some(ask), .. } => fleet::run(Fleet::Workers(ask)).await,
+            Self::Gateway { serve, .. } => Box::pin(serve.run(Role::Gateway)).await,
+            Self::Worker { serve, .. } => Box::pin(serve.run(Role::Worker)).await,
             Self::Config(command) => command.run(),
             Self::Key(command) => command.run().await,
             Self::Doctor(doctor) => doctor.run().await,

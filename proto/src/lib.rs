@@ -6,11 +6,13 @@
 //! - [`bus`] what travels between gateway and worker, and what the log holds
 //! - [`reason`] the one table of errors
 //! - [`spec`] what a node may be told to be; [`address`] multiaddrs as text
+//! - [`placement`] which worker a node belongs to
 //! - [`pin`] how pins of topics are marked and dated
 //! - [`text`] how topics, positions and PeerIds are written
 
 pub mod address;
 pub mod pin;
+pub mod placement;
 pub mod reason;
 pub mod spec;
 pub mod text;

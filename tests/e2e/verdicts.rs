@@ -93,8 +93,12 @@ fn deeds() -> Vec<(Rpc, Value, String)> {
         ("NodeService/GetNode", alpha.clone(), "nodes/alpha"),
         ("NodeService/ListNodes", nothing.clone(), "nodes"),
         ("NodeService/WatchNodes", nothing.clone(), "nodes"),
-        ("PeerService/ListBlocks", alpha, "nodes/alpha/blocks"),
+        ("PeerService/ListBlocks", alpha.clone(), "nodes/alpha/blocks"),
         ("AdminService/ListApiKeys", nothing.clone(), "admin/api-keys"),
+        ("AdminService/ListWorkers", nothing.clone(), "admin/workers"),
+        ("AdminService/GetWorker", json!({"worker": "w"}), "admin/workers/w"),
+        ("AdminService/ListGateways", nothing.clone(), "admin/gateways"),
+        ("NodeService/ExplainPlacement", alpha.clone(), "nodes/alpha/placement"),
         ("AdminService/DeleteRevocation", json!({"revocation": "7"}), "admin/revocations/7"),
     ] {
         deeds.push((Rpc::named(method), request, of.into()));
@@ -411,6 +415,7 @@ fn asks((node, peer, key): (&str, &str, &str)) -> Vec<(&'static str, Value)> {
         ("NodeService/GetIdentity", json!({"node": node})),
         ("NodeService/UpdateNode", json!({"node": node, "spec": {"labels": {"a": "b"}}})),
         ("NodeService/StopNode", json!({"node": node})),
+        ("NodeService/ExplainPlacement", json!({"node": node})),
         ("TopicService/GetTopic", json!({"node": node, "topic": "secret"})),
         ("TopicService/ListMessages", json!({"node": node, "topic": "secret"})),
         ("TopicService/Publish", json!({"node": node, "topic": "secret", "text": "x"})),
@@ -471,6 +476,11 @@ async fn a_namespace_hears_nothing_of_another() {
                 assert!(!answer.contains(name), "{method} in {dialect:?}: {answer}");
             }
         }
+    }
+    // The fleet is the operators' to see.
+    for method in ["AdminService/ListWorkers", "AdminService/GetWorker", "AdminService/ListGateways"] {
+        let rpc = Rpc::named(method);
+        agreed(address, Some(ours), (&rpc, &json!({"worker": "worker-1"})), "NOT_ALLOWED").await;
     }
     outsider.delete(&format!("/v1/admin/revocations/{revoked}")).await.unwrap().ok().unwrap();
     let left = guarded.admin().get("/v1/admin/revocations").await.unwrap().ok().unwrap();

@@ -10,7 +10,7 @@ use super::{
     pending::{Pending, Standing},
     subscriptions::{self, Subscriptions},
 };
-use crate::{config, pulse::Beat, resume::Tokens};
+use crate::{card::Card, config, pulse::Beat, resume::Tokens};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use plexus_bus::{Bus, Envelope, Event, GatewayId, NodeName};
 use plexus_proto::bus::OwnerChange;
@@ -64,6 +64,8 @@ pub struct EventLoop {
     /// Live entries may have been missed: tails are compared at the next tick.
     doubted: bool,
     attended: Instant,
+    /// What the gateway says of itself.
+    pub(super) card: Option<Card>,
     counted: Instant,
     /// Nothing new is taken; the loop ends when nobody waits.
     draining: bool,
@@ -114,11 +116,17 @@ impl EventLoop {
             swept: now,
             doubted: false,
             attended: now,
+            card: None,
             counted: now,
             draining: false,
             metrics,
             beat: Beat::new(),
         }
+    }
+
+    /// Shows a card of the gateway, as often as its lease is renewed.
+    pub(crate) fn show(&mut self, card: Card) {
+        self.card = Some(card);
     }
 
     /// That the loop turns.
@@ -130,6 +138,7 @@ impl EventLoop {
     /// answers that are still due.
     pub async fn run(mut self, stop: CancellationToken) {
         if stop.run_until_cancelled(self.open()).await.is_some() {
+            self.attend();
             while let Some(input) = self.next(&stop).await {
                 self.beat.beat();
                 self.apply(input);
@@ -312,7 +321,7 @@ impl EventLoop {
         }
     }
 
-    /// Refuses what still waits; interest stays and ends with this gateway's lease.
+    /// Refuses what still waits and takes the card away; interest stays and ends with this gateway's lease.
     async fn close(mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
@@ -324,5 +333,10 @@ impl EventLoop {
             }
         }
         self.work.shutdown().await;
+        if self.card.is_some()
+            && let Err(error) = self.bus.hide_gateway(&self.gateway).await
+        {
+            tracing::debug!(%error, "the gateway's card is left to its end");
+        }
     }
 }

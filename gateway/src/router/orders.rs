@@ -7,6 +7,7 @@ use super::{
     pending::Act,
     subscriptions::Order,
 };
+use crate::card::Card;
 use plexus_bus::{Call, CallId, NodeName, Payload, Subject, Trace};
 use plexus_proto::{
     bus::{Interest, Joined, Principal, principal::Kind},
@@ -129,9 +130,15 @@ impl EventLoop {
 
     pub(super) fn attend(&mut self) {
         let (bus, gateway) = (self.bus.clone(), self.gateway.clone());
+        let card = self.card.as_ref().map(Card::fill);
         self.work.spawn(async move {
             if let Err(error) = bus.attend(&gateway).await {
                 tracing::warn!(%error, "this gateway's lease was not renewed");
+            }
+            if let Some(card) = card
+                && let Err(error) = bus.show_gateway(&card).await
+            {
+                tracing::debug!(%error, "the gateway's card could not be shown");
             }
             Done::Said
         });

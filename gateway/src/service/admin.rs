@@ -1,4 +1,5 @@
-//! What operators do: API keys and revocations, which every gateway reads from the store, and the version.
+//! What operators do: API keys and revocations, which every gateway reads from the store, and the version; what
+//! they see of the fleet is told in `fleet`.
 //! Each namespace looks after its own; callers of the operators' namespace after all.
 
 use super::{Context, Service, page::Page, respond, unavailable, wrong};
@@ -26,6 +27,30 @@ const LISTED: Duration = Duration::from_secs(24 * 3600);
 
 #[tonic::async_trait]
 impl v1::admin_service_server::AdminService for Service {
+    async fn list_workers(
+        &self,
+        request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let context = self.context(&request);
+        respond(self.workers(&context, request.get_ref()).await)
+    }
+
+    async fn get_worker(
+        &self,
+        request: Request<v1::GetWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let context = self.context(&request);
+        respond(self.worker(&context, &request.get_ref().worker).await)
+    }
+
+    async fn list_gateways(
+        &self,
+        request: Request<v1::ListGatewaysRequest>,
+    ) -> Result<Response<v1::ListGatewaysResponse>, Status> {
+        let context = self.context(&request);
+        respond(self.gateways(&context, request.get_ref()).await)
+    }
+
     async fn get_version(&self, _: Request<v1::GetVersionRequest>) -> Result<Response<v1::Version>, Status> {
         Ok(Response::new(v1::Version {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -146,7 +171,7 @@ impl Service {
         let keys = kept.into_iter().filter_map(|record| record.key);
         let keys = keys.filter(|key| shown.as_ref().is_none_or(|shown| *shown == key.namespace));
         let keys = keys.map(|key| (order(key.created_at, &key.api_key), key)).collect();
-        let (api_keys, next_page_token) = cut(&page, keys);
+        let (api_keys, next_page_token) = page.cut(keys);
         Ok(v1::ListApiKeysResponse { api_keys, next_page_token })
     }
 
@@ -227,7 +252,7 @@ impl Service {
         let kept = vault::revocations(self.router.bus()).await.map_err(unavailable)?;
         let kept = kept.into_iter().filter(|r| shown.as_ref().is_none_or(|shown| *shown == r.namespace));
         let kept = kept.map(|r| (order(r.created_at, &r.revocation), r)).collect();
-        let (revocations, next_page_token) = cut(&page, kept);
+        let (revocations, next_page_token) = page.cut(kept);
         Ok(v1::ListRevocationsResponse { revocations, next_page_token })
     }
 
@@ -297,16 +322,6 @@ fn order(at: Option<prost_types::Timestamp>, id: &str) -> String {
     let at = at.unwrap_or_default();
     let age = u64::MAX - u64::try_from(at.seconds).unwrap_or_default();
     format!("{age:020}-{:010}-{id}", u32::MAX - u32::try_from(at.nanos).unwrap_or_default())
-}
-
-/// Cuts a page out of a list, and says where the next one goes on.
-fn cut<T>(page: &Page, mut list: Vec<(String, T)>) -> (Vec<T>, String) {
-    list.sort_by(|(a, _), (b, _)| a.cmp(b));
-    list.retain(|(at, _)| page.after.as_ref().is_none_or(|after| at > after));
-    let more = list.len() > page.size;
-    list.truncate(page.size);
-    let next = list.last().filter(|_| more).map(|(at, _)| page.token(at)).unwrap_or_default();
-    (list.into_iter().map(|(_, entry)| entry).collect(), next)
 }
 
 #[cfg(test)]

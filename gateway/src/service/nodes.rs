@@ -174,6 +174,14 @@ impl v1::node_service_server::NodeService for Service {
         };
         respond(self.once(&context, "RemoveBootstrap", &request.request_id, request, act).await)
     }
+
+    async fn explain_placement(
+        &self,
+        request: Request<v1::ExplainPlacementRequest>,
+    ) -> Result<Response<v1::Placement>, Status> {
+        let context = self.context(&request);
+        respond(self.explain(&context, &request.get_ref().node).await)
+    }
 }
 
 impl Service {

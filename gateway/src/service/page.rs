@@ -48,6 +48,16 @@ impl Page {
         Ok(Self { size: size(page_size)?, after, mark })
     }
 
+    /// Cuts the page out of a list, and says where the next one goes on.
+    pub(crate) fn cut<T>(&self, mut list: Vec<(String, T)>) -> (Vec<T>, String) {
+        list.sort_by(|(a, _), (b, _)| a.cmp(b));
+        list.retain(|(at, _)| self.after.as_ref().is_none_or(|after| at > after));
+        let more = list.len() > self.size;
+        list.truncate(self.size);
+        let next = list.last().filter(|_| more).map(|(at, _)| self.token(at)).unwrap_or_default();
+        (list.into_iter().map(|(_, entry)| entry).collect(), next)
+    }
+
     /// The token of the page after one that ended here.
     pub(crate) fn token(&self, end: &str) -> String {
         BASE64_URL_SAFE_NO_PAD.encode([&self.mark[..], end.as_bytes()].concat())

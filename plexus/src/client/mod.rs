@@ -1,6 +1,7 @@
 //! The client: one file a noun. It speaks gRPC to a gateway and knows nothing of nodes or the bus.
 
 mod context;
+pub(crate) mod fleet;
 pub(crate) mod hint;
 mod messages;
 mod node;
@@ -130,6 +131,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             Command::Selftest(selftest) => selftest.run().await,
         }
     };
+    until_interrupted(work).await
+}
+
+/// Does something that Ctrl-C ends.
+async fn until_interrupted(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::select! {
         result = work => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),

@@ -3,9 +3,9 @@
 use super::{Failure, Target, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
-    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, GetIdentityRequest,
+    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, ExplainPlacementRequest, GetIdentityRequest,
     GetNodeRequest, ListBootstrapRequest, ListNodesRequest, Node, NodeSpec, RemoveBootstrapRequest,
-    RestartNodeRequest, StartNodeRequest, StopNodeRequest, UpdateNodeRequest, WatchNodesRequest,
+    RestartNodeRequest, StartNodeRequest, StopNodeRequest, UpdateNodeRequest, WatchNodesRequest, placement::Candidate,
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -79,6 +79,11 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   plexus node id default")]
     Id(Named),
+    /// Say why the node is where it is: who may have it, and whom it prefers.
+    #[command(after_help = "Examples:
+  plexus node where alpha
+  plexus node where alpha --json")]
+    Where(Named),
     /// Bootstrap addresses.
     #[command(subcommand)]
     Bootstrap(Bootstrap),
@@ -164,6 +169,7 @@ impl Command {
             }
             Self::Watch(target) => watch(target).await,
             Self::Id(named) => identity(named).await,
+            Self::Where(named) => whereabouts(named).await,
             Self::Bootstrap(command) => command.run().await,
         }
     }
@@ -296,6 +302,27 @@ async fn watch(target: Target) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn whereabouts(named: Named) -> anyhow::Result<()> {
+    let Named { id, target } = named;
+    let request = target.ask(ExplainPlacementRequest { node: id });
+    let placement = target.nodes().await?.explain_placement(request).await?.into_inner();
+    if target.json {
+        return output::json("Placement", &placement);
+    }
+    output::write(format!("{}\n", placement.summary).as_bytes())?;
+    let row = |candidate: &Candidate| {
+        vec![
+            candidate.worker.clone(),
+            if candidate.eligible { "yes" } else { "no" }.into(),
+            format!("{:.3}", candidate.preference),
+            candidate.room.to_string(),
+            candidate.reason.clone(),
+        ]
+    };
+    let rows: Vec<_> = placement.candidates.iter().map(row).collect();
+    output::table(&["WORKER", "MAY", "PREFERENCE", "ROOM", "WHY"], &rows)
 }
 
 async fn identity(named: Named) -> anyhow::Result<()> {

@@ -123,6 +123,18 @@ const ROWS: &[Row] = &[
     ),
     row("PeerService/Unblock", |p| json!({"node": p.node, "entry": NETWORK}), |_| json!({})),
     row("PeerService/Disconnect", |p| json!({"node": p.node, "peer": p.peer}), |_| json!({})),
+    row(
+        "NodeService/ExplainPlacement",
+        |p| json!({"node": p.node}),
+        |_| json!({"worker": "worker-1", "candidates": [{"worker": "worker-1", "eligible": true}]}),
+    ),
+    row(
+        "AdminService/ListWorkers",
+        |_| json!({"state": "READY"}),
+        |_| json!({"workers": [{"worker": "worker-1", "state": "READY", "capacity": 2000}]}),
+    ),
+    row("AdminService/GetWorker", |_| json!({"worker": "worker-1"}), |_| json!({"worker": "worker-1"})),
+    row("AdminService/ListGateways", |_| json!({}), |_| json!({"gateways": [{"ready": true}]})),
     row("AdminService/GetVersion", |_| json!({}), |_| json!({"api": ["plexus.v1"]})),
     row(
         "AdminService/CreateApiKey",
@@ -302,13 +314,18 @@ const LEARNED: [&str; 10] = [
     "revision",
 ];
 
+/// The same where it is no list: counts of a moment.
+const COUNTED: [&str; 8] =
+    ["cpu", "leaseUntil", "memoryBytes", "nodes", "preference", "room", "sessions", "topics"];
+
 /// Leaves what must be alike.
 fn mask(value: &Value, place: &Place) -> Value {
     match value {
         Value::Object(fields) => {
-            let kept = fields
-                .iter()
-                .filter(|(k, _)| !FLEETING.contains(&k.as_str()) && !LEARNED.contains(&k.as_str()));
+            let kept = fields.iter().filter(|(k, v)| {
+                let counted = COUNTED.contains(&k.as_str()) && !v.is_array();
+                !counted && !FLEETING.contains(&k.as_str()) && !LEARNED.contains(&k.as_str())
+            });
             let masked = kept.map(|(name, value)| {
                 let own = OWN.contains(&name.as_str()) && !value.is_null();
                 (name.clone(), if own { json!("own") } else { mask(value, place) })

@@ -16,6 +16,7 @@ use plexus_bus::{
 };
 use plexus_proto::{
     bus::{NodeRecord, NodeState, SealedKey},
+    placement::Seat,
     reason::Reason,
     text,
     v1::node_status::{LastError, State},
@@ -29,8 +30,8 @@ use std::{
 const STRIKES_MAX: u32 = 10;
 const STRIKE_RETRY: Duration = Duration::from_millis(200);
 
-/// Who owns what, and who lives.
-pub(super) type Directory = (Vec<(NodeName, Owner)>, Vec<Incarnation>);
+/// Who owns what, who lives, and what they say of themselves.
+pub(super) type Directory = (Vec<(NodeName, Owner)>, Vec<Incarnation>, Vec<Seat>);
 
 /// What came back.
 pub(super) enum Done {
@@ -80,6 +81,7 @@ pub(super) enum Done {
     },
     Subscribed(Box<Result<Feeds, Error>>),
     Created(Option<NodeName>),
+    Shown,
     /// Nobody waits for it.
     Nothing,
 }
@@ -141,8 +143,22 @@ pub(super) async fn subscribe(bus: Bus) -> Done {
 
 /// Reads who owns what, then who lives: an owner that is alive is then always among the living.
 pub(super) async fn survey(bus: Bus) -> Done {
-    let read = async { Ok((bus.owners().await?, bus.workers().await?)) };
+    let read = async {
+        let (owners, live) = (bus.owners().await?, bus.workers().await?);
+        let seats = bus.workers_shown().await?.iter().filter_map(Seat::of).collect();
+        Ok((owners, live, seats))
+    };
     Done::Surveyed(read.await)
+}
+
+/// Ends the lease of a worker that owns nothing any more, and takes its card away.
+pub(super) async fn retire(bus: Bus, incarnation: Incarnation) -> Done {
+    for ended in [bus.hide_worker(placement::pod(&incarnation)).await, bus.retire(&incarnation).await] {
+        if let Err(error) = ended {
+            tracing::debug!(%error, "card or lease is left to its end");
+        }
+    }
+    Done::Retired { incarnation }
 }
 
 /// Reads the records of free nodes.

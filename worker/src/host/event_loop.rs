@@ -6,6 +6,7 @@
 //! themselves before they poll their swarms; a fence here only ends what already stands still.
 
 mod control;
+mod fleet;
 mod hearing;
 mod nodes;
 
@@ -22,6 +23,7 @@ use crate::{
     node::{Ended, Note, Start, Store},
 };
 use control::{Claimed, Control, Next};
+use fleet::Fleet;
 use futures::future::BoxFuture;
 use nodes::Hosted;
 use plexus_bus::{Bus, Claim, Error, Event, NodeName, Renewed, Subscription};
@@ -101,6 +103,8 @@ pub(crate) struct EventLoop {
     /// Their end of it, handed to each.
     note_sender: mpsc::Sender<(NodeName, Note)>,
     feeds: Feeds,
+    /// What the worker says of itself.
+    fleet: Fleet,
     clock: Interval,
     /// When to survey next, and whether one is under way; so for the others.
     survey_at: Moment,
@@ -180,6 +184,7 @@ impl EventLoop {
         Self {
             lease: Lease::new(id, &config.lease, now),
             placement: Placement::new(id, &config),
+            fleet: Fleet::new(id, &config, now),
             maker: Maker { bus: bus.clone(), seal: Arc::new(seal) },
             config,
             bus,
@@ -295,6 +300,7 @@ impl EventLoop {
             });
         }
         self.look(now);
+        self.show(now);
         self.wake(now);
         if self.lease.held() {
             self.plan(now);
@@ -319,13 +325,7 @@ impl EventLoop {
         let empty = self.hosted.is_empty() && self.running.is_empty() && self.control.is_idle();
         if self.lease.phase() == Phase::Draining && empty && !self.retiring {
             self.retiring = true;
-            let (bus, incarnation) = (self.bus.clone(), self.lease.incarnation().clone());
-            self.work.spawn(async move {
-                if let Err(error) = bus.retire(&incarnation).await {
-                    tracing::debug!(%error, "the lease is left to its end");
-                }
-                Done::Retired { incarnation }
-            });
+            self.work.spawn(errands::retire(self.bus.clone(), self.lease.incarnation().clone()));
         }
     }
 
@@ -471,6 +471,7 @@ impl EventLoop {
         self.lease.drain();
         self.feeds.anyone = None;
         self.drain_until = Some(now.after(self.config.drain));
+        self.reshow(now);
         self.hand_over();
     }
 }

@@ -7,13 +7,15 @@
 //! - `placement` which node to take (pure)
 //! - `identity` and `material`: keys sealed at rest, made and imported
 //! - `create` the making of a node, which any worker may do
+//! - `card` what the worker says of itself
 //! - `errands` every wait on the bus, so that the loop never waits
 //! - `event_loop` the sole owner of all this; `control` is what it has to say about ownership,
-//!   `nodes` what happens to each node
+//!   `nodes` what happens to each node, `fleet` what it has to do with other workers
 //!
 //! Whether gateways still live (protocol.md P23) is asked by each node itself, which alone knows
 //! whose interest it serves; the host does not ask on its behalf.
 
+mod card;
 mod create;
 mod errands;
 mod event_loop;

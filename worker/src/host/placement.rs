@@ -1,11 +1,11 @@
-//! Which node to take: rendezvous preference over the workers that live, capacity, and what a node's
-//! record wishes. Pure; it is told what the directory says and what time it is. A wrong view costs
+//! Which node to take: preference over the workers that live ([`plexus_proto::placement`]), capacity, and
+//! what a node's record wishes. Pure; it is told what the directory says and what time it is. A wrong view costs
 //! only a refused take: the record in the store decides (protocol.md P3, P4).
 //!
 //! - A node comes back to its last worker: the others wait `claim_delay`, and a node whose lease
 //!   expired is left alone that long even by its next choice (P3).
-//! - The first choice among the workers claims at once, the others a `claim_delay` later: they may
-//!   have labels or room that the first choice lacks.
+//! - The first choice among the workers that may have the node claims at once, the others a `claim_delay`
+//!   later: what a worker says of itself may be old by then.
 //! - A node that its worker gave back is not that worker's any more, for it drains; unless that
 //!   worker is there under another name: then it was fenced and comes back.
 //!
@@ -13,13 +13,15 @@
 
 use crate::{clock::Moment, config};
 use plexus_bus::{Incarnation, NodeName, Owner};
+pub(crate) use plexus_proto::placement::Rule;
 use plexus_proto::{
     bus::{NodeRecord, NodeState},
+    placement::Seat,
     v1::node_status::State,
 };
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -29,9 +31,12 @@ const READ_AGAIN: Duration = Duration::from_secs(60);
 /// The view of one worker on all nodes.
 #[derive(Debug)]
 pub(crate) struct Placement {
-    pod: Arc<str>,
-    labels: BTreeMap<String, String>,
-    capacity: u64,
+    /// This worker.
+    own: Seat,
+    /// What workers say of themselves, by id.
+    told: HashMap<String, Seat>,
+    /// The other workers that live.
+    others: Vec<Seat>,
     claim_delay: Duration,
     batch_max: usize,
     /// Incarnations that live; `None`: not known yet, so nothing is taken.
@@ -40,7 +45,6 @@ pub(crate) struct Placement {
     free: BTreeSet<NodeName>,
     /// Nodes that are here or being taken, with what the rules need of them.
     here: HashMap<NodeName, Rule>,
-    load: u64,
 }
 
 #[derive(Debug)]
@@ -63,15 +67,6 @@ enum Wish {
     Leave { until: Moment },
 }
 
-/// What the record of a node says about its place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rule {
-    weight: u64,
-    labels: BTreeMap<String, String>,
-    worker_labels: BTreeMap<String, String>,
-    avoid: Option<(String, String)>,
-}
-
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -89,14 +84,8 @@ pub(crate) fn rule(record: Option<&NodeRecord>, state: Option<&NodeState>) -> Op
     if !record.deleting && (spec.stopped == Some(true) || quarantined(record, state)) {
         return None;
     }
-    let placement = spec.placement.unwrap_or_default();
-    let avoid = placement.avoid_nodes.split_once('=').map(|(key, value)| (key.into(), value.into()));
-    Some(Rule {
-        weight: u64::from(placement.weight.max(1)),
-        labels: spec.labels.into_iter().collect(),
-        worker_labels: placement.worker_labels.into_iter().collect(),
-        avoid: avoid.filter(|_| !record.deleting),
-    })
+    let rule = Rule::of(&spec, &record.home);
+    Some(if record.deleting { Rule { avoid: None, ..rule } } else { rule })
 }
 
 /// Tells whether a node failed too often; a restart, which raises the generation, lifts it.
@@ -115,18 +104,37 @@ pub(crate) fn pod(incarnation: &str) -> &str {
 impl Placement {
     /// Makes an empty view for the worker named `pod`.
     pub(crate) fn new(pod: &str, config: &config::Config) -> Self {
+        let labels = config.labels.clone();
         Self {
-            pod: pod.into(),
-            labels: config.labels.clone(),
-            capacity: config.nodes_max as u64,
+            own: Seat { worker: pod.into(), capacity: config.nodes_max as u64, labels, ..Seat::default() },
+            told: HashMap::new(),
+            others: Vec::new(),
             claim_delay: config.lease.claim_delay,
             batch_max: config.lease.claims_max,
             live: None,
             nodes: BTreeMap::new(),
             free: BTreeSet::new(),
             here: HashMap::new(),
-            load: 0,
         }
+    }
+
+    /// Takes in what workers say of themselves.
+    pub(crate) fn told(&mut self, seats: Vec<Seat>) {
+        self.told = seats.into_iter().map(|seat| (seat.worker.clone(), seat)).collect();
+        self.seat();
+    }
+
+    /// Seats the others that live. One that says nothing of itself counts as one like this, without labels.
+    fn seat(&mut self) {
+        let pods: BTreeSet<&str> = self.live.iter().flatten().map(|other| pod(other)).collect();
+        let silent = |pod: &str| Seat {
+            worker: pod.into(),
+            capacity: self.own.capacity,
+            ..Seat::default()
+        };
+        let others = pods.into_iter().filter(|pod| *pod != self.own.worker);
+        self.others = others.map(|pod| self.told.get(pod).cloned().unwrap_or_else(|| silent(pod))).collect();
+        self.nodes.values_mut().for_each(|entry| entry.due = None);
     }
 
     /// Takes in who owns what, as a whole, and who lives.
@@ -156,7 +164,7 @@ impl Placement {
         for node in freed {
             self.set_free(&node, now);
         }
-        self.nodes.values_mut().for_each(|entry| entry.due = None);
+        self.seat();
         true
     }
 
@@ -183,8 +191,10 @@ impl Placement {
 
     /// Takes in an owner that was just announced, and so lives.
     pub(crate) fn announced(&mut self, node: &NodeName, owner: Option<Incarnation>, now: Moment) {
-        if let (Some(live), Some(owner)) = (&mut self.live, &owner) {
-            live.insert(owner.clone());
+        if let (Some(live), Some(owner)) = (&mut self.live, &owner)
+            && live.insert(owner.clone())
+        {
+            self.seat();
         }
         // A node that is buried is told like one that is given back; an unknown one stays unknown.
         if owner.is_some() || self.knows(node) {
@@ -207,16 +217,15 @@ impl Placement {
 
     /// Takes in what a record wishes; `Err`: it could not be read.
     pub(crate) fn learned(&mut self, node: &NodeName, rule: Result<Option<Rule>, ()>, now: Moment) {
-        let fits =
-            |rule: &Rule| rule.worker_labels.iter().all(|(key, value)| self.labels.get(key) == Some(value));
         let wish = match rule {
-            Ok(Some(rule)) if fits(&rule) => Wish::Take(rule),
+            Ok(Some(rule)) if rule.fits(&self.own.labels) => Wish::Take(rule),
             Ok(_) => Wish::Leave { until: now.after(READ_AGAIN) },
             Err(()) => Wish::Leave { until: now.after(self.claim_delay) },
         };
         // A hint that came meanwhile made the wish unread again: what was read may be older.
         if let Some(entry) = self.nodes.get_mut(node).filter(|entry| entry.wish == Wish::Reading) {
             entry.wish = wish;
+            entry.due = None;
         }
     }
 
@@ -245,7 +254,7 @@ impl Placement {
                 entry.last = Some(former.clone());
             }
         }
-        self.load = 0;
+        self.own.load = 0;
     }
 
     /// Hears that a node is gone for good.
@@ -291,27 +300,26 @@ impl Placement {
     }
 
     /// Nodes that are here or being taken, by weight.
-    #[cfg(test)]
     pub(crate) fn load(&self) -> u64 {
-        self.load
+        self.own.load
     }
 
     fn has_room(&self, rule: &Rule) -> bool {
         let avoids = |(key, value): &(String, String)| {
             self.here.values().any(|other| other.labels.get(key).is_some_and(|found| found == value))
         };
-        self.load + rule.weight <= self.capacity && !rule.avoid.as_ref().is_some_and(avoids)
+        self.own.load + rule.weight <= self.own.capacity && !rule.avoid.as_ref().is_some_and(avoids)
     }
 
     fn arrive(&mut self, node: &NodeName, rule: Rule) {
         self.free.remove(node);
-        self.load += rule.weight;
+        self.own.load += rule.weight;
         self.here.insert(node.clone(), rule);
     }
 
     fn leave(&mut self, node: &NodeName) {
         let Some(rule) = self.here.remove(node) else { return };
-        self.load -= rule.weight;
+        self.own.load -= rule.weight;
         let Some(entry) = self.nodes.get_mut(node) else { return };
         entry.wish = Wish::Unread;
         entry.due = None;
@@ -353,17 +361,20 @@ impl Placement {
 
     fn delay(&self, node: &NodeName, entry: &Entry) -> Duration {
         let last = entry.last.as_deref().map(pod);
-        if last == Some(&*self.pod) {
+        if last == Some(&*self.own.worker) {
             return Duration::ZERO;
         }
-        let live = self.live.iter().flatten();
         // Its last worker is back under another name, or may be soon: the node is left to it.
-        let back = live.clone().any(|other| Some(pod(other)) == last && entry.last.as_ref() != Some(other));
+        let mut live = self.live.iter().flatten();
+        let back = live.any(|other| Some(pod(other)) == last && entry.last.as_ref() != Some(other));
         let waits = entry.owner.is_some() || back;
-        let mine = score(&self.pod, node);
-        let others = live.map(|other| pod(other)).filter(|other| *other != &*self.pod);
-        let first =
-            others.filter(|other| waits || Some(*other) != last).all(|other| score(other, node) < mine);
+        let unread = Rule { weight: 1, ..Rule::default() };
+        let rule = if let Wish::Take(rule) = &entry.wish { rule } else { &unread };
+        let mut others = self.others.iter().filter(|other| waits || Some(&*other.worker) != last);
+        let first = others.all(|other| {
+            rule.bar(other, false).is_some()
+                || rule.compare(node.as_str(), &self.own, other) == Ordering::Greater
+        });
         self.claim_delay * (u32::from(waits) + u32::from(!first))
     }
 }
@@ -379,18 +390,6 @@ impl Entry {
             not_before: Moment::PAST,
         }
     }
-}
-
-/// How much a pod wants a node: the same on every machine and in every version (FNV-1a, then the
-/// finaliser of MurmurHash3). The pod breaks a tie.
-fn score<'a>(pod: &'a str, node: &NodeName) -> (u64, &'a str) {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in pod.bytes().chain([0]).chain(node.as_str().bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    (hash ^ (hash >> 33), pod)
 }
 
 #[cfg(test)]

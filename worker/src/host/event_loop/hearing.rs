@@ -54,6 +54,7 @@ impl EventLoop {
             Done::Found { node, owner } => self.found(&node, owner, now),
             Done::Subscribed(feeds) => self.subscribed(*feeds, now),
             Done::Created(node) => self.created(node, now),
+            Done::Shown => self.shown(),
             Done::Nothing => {}
         }
     }
@@ -144,7 +145,10 @@ impl EventLoop {
     pub(super) fn surveyed(&mut self, answer: Result<Directory, Error>, now: Moment) {
         self.surveying = false;
         match answer {
-            Ok((owners, live)) => self.placement.survey(owners, live, now),
+            Ok((owners, live, seats)) => {
+                self.placement.told(seats);
+                self.placement.survey(owners, live, now);
+            }
             Err(error) => tracing::warn!(%error, "the directory could not be read"),
         }
     }

@@ -42,8 +42,12 @@ fn record(change: impl FnOnce(&mut NodeRecord, &mut NodeSpec)) -> NodeRecord {
 /// The pods `a`, `b` and `c`, the first choice for the node first.
 fn by_choice(node: &NodeName) -> [&'static str; 3] {
     let mut pods = ["a", "b", "c"];
-    pods.sort_by_key(|pod| std::cmp::Reverse(score(pod, node)));
+    pods.sort_by(|a, b| Rule::default().compare(node.as_str(), &seat(b), &seat(a)));
     pods
+}
+
+fn seat(pod: &str) -> Seat {
+    Seat { worker: pod.into(), capacity: 2000, ..Seat::default() }
 }
 
 #[test]
@@ -203,6 +207,23 @@ fn labels_weights_and_neighbours_are_respected() {
 }
 
 #[test]
+fn a_node_is_taken_at_once_by_the_first_that_may_have_it() {
+    let node = name("n");
+    let [first, second, _] = by_choice(&node);
+    let barred = [
+        Seat { draining: true, ..seat(first) },
+        Seat { load: 2000, ..seat(first) },
+    ];
+    for seat in barred {
+        let mut view = view(second);
+        view.survey(vec![(node.clone(), owner(None))], ["a", "b", "c"].map(inc).into(), at(0));
+        assert!(claims(&mut view, 0).is_empty());
+        view.told(vec![seat.clone()]);
+        assert_eq!(claims(&mut view, 1), std::slice::from_ref(&node), "{seat:?}");
+    }
+}
+
+#[test]
 fn a_batch_is_bounded() {
     let mut view = view("a");
     let nodes = (0..200).map(|i| (name(&format!("n{i}")), owner(None))).collect();
@@ -217,7 +238,10 @@ proptest! {
     fn preference_is_unique_and_moves_little(pods in proptest::collection::btree_set("[a-z]{1,6}", 2..8), id in "[a-z]{1,8}") {
         let node = name(&id);
         let pods: Vec<String> = pods.into_iter().collect();
-        let first = |pods: &[String]| pods.iter().max_by_key(|pod| score(pod, &node)).unwrap().clone();
+        let first = |pods: &[String]| {
+            let best = pods.iter().max_by(|a, b| Rule::default().compare(node.as_str(), &seat(a), &seat(b)));
+            best.unwrap().clone()
+        };
         let eager: Vec<&String> = pods.iter().filter(|pod| {
             let mut view = view(pod);
             view.survey(vec![(node.clone(), owner(None))], pods.iter().map(|p| inc(p)).collect(), at(0));
