@@ -44,7 +44,7 @@ e2e: ## The whole product, on each bus in turn: Redis over TLS with the document
 	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=tls $(E2E) --test-threads 4 $(ON_REDIS)
 	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=standalone $(E2E) --test-threads 4 topics::
 	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=sentinel $(E2E) --test-threads 4 topics:: rehome::
-	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=cluster $(E2E) --test-threads 4 topics:: rehome::
+	PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=cluster $(E2E) --test-threads 4 topics:: rehome:: fleet::
 
 e2e-redis: prepare build ## The whole product over Redis in every form: standalone, Sentinel, Cluster, TLS
 	for form in standalone sentinel cluster tls; do \

@@ -1,13 +1,24 @@
-//! What the fleet says of itself, under names of the store: a card of each worker and each gateway. A card
-//! ends by itself where it is not shown again, a worker's as soon as its lease would.
+//! What the fleet says of itself, under names of the store: a card of each worker and each gateway, and which
+//! workers shall give their nodes away. A card ends by itself where it is not shown again, a worker's as soon
+//! as its lease would; an order stays until it is lifted.
+//!
+//! Words to one worker go to all of them. They are hints: a lost one costs time, and the record decides.
 
-use crate::{Bus, Error, Key, When};
+use crate::{Body, Bus, Call, CallId, Envelope, Error, Frame, Key, NodeName, Payload, Subject, When};
 use bytes::Bytes;
-use plexus_proto::{bus::WorkerCard, v1};
+use plexus_proto::{
+    bus::{OwnerChange, Principal, WorkerCard},
+    v1,
+};
 use prost::Message;
 use std::time::Duration;
 
+/// Says that a worker shall take a node as soon as it is free. The request is an [`OwnerChange`].
+pub const EXPECT: &str = "plexus.bus.v1.Host/Expect";
+/// Says that an order for a worker changed. The request is an [`OwnerChange`] without a node.
+pub const ORDERS: &str = "plexus.bus.v1.Host/Orders";
 const WORKERS: &str = "fleet/worker/";
+const DRAINS: &str = "fleet/drain/";
 const GATEWAYS: &str = "fleet/gateway/";
 /// Life of a worker's card, that of its lease.
 pub const WORKER_CARD: Duration = Duration::from_secs(6);
@@ -44,6 +55,62 @@ impl Bus {
     /// Reads the cards of all gateways, by id.
     pub async fn gateways_shown(&self) -> Result<Vec<v1::Gateway>, Error> {
         self.shown(GATEWAYS).await
+    }
+
+    /// Orders a worker to give its nodes away, also when it comes again under this id.
+    pub async fn order_drain(&self, order: &v1::DrainWorkerRequest) -> Result<(), Error> {
+        let at = name(DRAINS, &order.worker);
+        self.put(at, order.encode_to_vec().into(), When::Always, None).await?;
+        self.say(ORDERS, &order.worker, None).await
+    }
+
+    /// Lifts such an order; none is success.
+    pub async fn lift_drain(&self, worker: &str) -> Result<(), Error> {
+        self.delete(name(DRAINS, worker), When::Always).await?;
+        self.say(ORDERS, worker, None).await
+    }
+
+    /// Reads whether a worker shall give its nodes away.
+    pub async fn drain_ordered(&self, worker: &str) -> Result<Option<v1::DrainWorkerRequest>, Error> {
+        let kept = self.get(name(DRAINS, worker)).await?;
+        kept.map(|value| v1::DrainWorkerRequest::from_bytes(value.data)).transpose()
+    }
+
+    /// Says that a node will be free, and that `worker` shall take it.
+    pub async fn expect(&self, worker: &str, node: &NodeName) -> Result<(), Error> {
+        self.say(EXPECT, worker, Some(node)).await
+    }
+
+    async fn say(&self, method: &str, worker: &str, node: Option<&NodeName>) -> Result<(), Error> {
+        let word = OwnerChange {
+            namespace: node.map(|node| node.namespace().to_owned()).unwrap_or_default(),
+            node: node.map(|node| node.node().to_owned()).unwrap_or_default(),
+            worker: worker.into(),
+            epoch: 0,
+        };
+        let call = Call {
+            method: method.into(),
+            payload: Payload::of(word),
+            node: None,
+            namespace: "".into(),
+            reply_to: "".into(),
+            deadline: None,
+            caller: Principal::default(),
+            idempotency_key: String::new(),
+            epoch_seen: 0,
+            attempt: 0,
+            idempotent: true,
+            credit: 0,
+        };
+        let envelope = Envelope {
+            id: CallId::now_v7(),
+            sequence: 0,
+            traceparent: String::new(),
+            tracestate: String::new(),
+            epoch: 0,
+            body: Body::Call(Box::new(call)),
+        };
+        self.publish(Subject::Anyone, Payload::of(envelope)).await.map(|_| ())
     }
 
     async fn show(&self, kind: &str, id: &str, card: Bytes, ttl: Duration) -> Result<(), Error> {

@@ -25,9 +25,8 @@ impl Card {
         let draining = self.leaving.is_cancelled();
         let count = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         // A session is one of them, however many streams it has.
-        let open = Dialect::ALL.map(|dialect| {
-            self.metrics.streams.get_or_create(&ByDialect { dialect }).get()
-        });
+        let open =
+            Dialect::ALL.map(|dialect| self.metrics.streams.get_or_create(&ByDialect { dialect }).get());
         v1::Gateway {
             gateway: self.gateway.to_string(),
             ready: !draining && self.bus.healthy(),

@@ -54,10 +54,13 @@ enum Command {
 Ctrl-C or SIGTERM drains and exits with 0; a second one ends at once.")]
     Up(Serve),
     /// Run a gateway: clients on one port, nodes reached over Redis. Or ask about those that run.
-    #[command(after_help = "Examples:
+    #[command(
+        after_help = "Examples:
   plexus gateway --bus redis://redis:6379
   plexus gateway --config /etc/plexus.toml --listen '[::]:80'
-SIGTERM or Ctrl-C drains and exits with 0; a second one ends at once.", args_conflicts_with_subcommands = true)]
+SIGTERM or Ctrl-C drains and exits with 0; a second one ends at once.",
+        args_conflicts_with_subcommands = true
+    )]
     Gateway {
         #[command(flatten)]
         serve: Serve,
@@ -65,10 +68,13 @@ SIGTERM or Ctrl-C drains and exits with 0; a second one ends at once.", args_con
         ask: Option<Gateways>,
     },
     /// Run a worker: hosts nodes, reached over Redis. Or ask about those that run.
-    #[command(after_help = "Examples:
+    #[command(
+        after_help = "Examples:
   plexus worker --bus redis://redis:6379
   plexus worker --config /etc/plexus.toml
-SIGTERM or Ctrl-C hands the nodes over and exits with 0; a second one ends at once.", args_conflicts_with_subcommands = true)]
+SIGTERM or Ctrl-C hands the nodes over and exits with 0; a second one ends at once.",
+        args_conflicts_with_subcommands = true
+    )]
     Worker {
         #[command(flatten)]
         serve: Serve,
@@ -205,7 +211,7 @@ impl Command {
                 clap_complete::generate(shell, &mut Cli::command(), "plexus", &mut script);
                 client::output::write(&script)
             }
-            Self::Client(command) => client::run(command).await,
+            Self::Client(command) => Box::pin(client::run(command)).await,
         }
     }
 }
@@ -225,7 +231,7 @@ impl Serve {
         if let Some(log) = self.log {
             config.log = log;
         }
-        serve::run(role, config).await
+        Box::pin(serve::run(role, config)).await
     }
 }
 

@@ -11,6 +11,7 @@ mod canary;
 mod cli;
 mod dialects;
 mod docs;
+mod fleet;
 mod foreign;
 mod limits;
 mod peers;

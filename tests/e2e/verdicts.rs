@@ -97,7 +97,9 @@ fn deeds() -> Vec<(Rpc, Value, String)> {
         ("AdminService/ListApiKeys", nothing.clone(), "admin/api-keys"),
         ("AdminService/ListWorkers", nothing.clone(), "admin/workers"),
         ("AdminService/GetWorker", json!({"worker": "w"}), "admin/workers/w"),
+        ("AdminService/DrainWorker", json!({"worker": "w"}), "admin/workers/w"),
         ("AdminService/ListGateways", nothing.clone(), "admin/gateways"),
+        ("NodeService/MoveNode", json!({"node": "alpha", "worker": "w"}), "nodes/alpha"),
         ("NodeService/ExplainPlacement", alpha.clone(), "nodes/alpha/placement"),
         ("AdminService/DeleteRevocation", json!({"revocation": "7"}), "admin/revocations/7"),
     ] {
@@ -478,9 +480,14 @@ async fn a_namespace_hears_nothing_of_another() {
         }
     }
     // The fleet is the operators' to see.
-    for method in ["AdminService/ListWorkers", "AdminService/GetWorker", "AdminService/ListGateways"] {
-        let rpc = Rpc::named(method);
-        agreed(address, Some(ours), (&rpc, &json!({"worker": "worker-1"})), "NOT_ALLOWED").await;
+    for (method, request) in [
+        ("AdminService/ListWorkers", json!({})),
+        ("AdminService/GetWorker", json!({"worker": "worker-1"})),
+        ("AdminService/DrainWorker", json!({"worker": "worker-1"})),
+        ("AdminService/ListGateways", json!({})),
+        ("NodeService/MoveNode", json!({"node": "hidden"})),
+    ] {
+        agreed(address, Some(ours), (&Rpc::named(method), &request), "NOT_ALLOWED").await;
     }
     outsider.delete(&format!("/v1/admin/revocations/{revoked}")).await.unwrap().ok().unwrap();
     let left = guarded.admin().get("/v1/admin/revocations").await.unwrap().ok().unwrap();

@@ -23,6 +23,8 @@ pub struct Config {
     pub labels: std::collections::BTreeMap<String, String>,
     /// How leases are kept.
     pub lease: Lease,
+    /// How nodes spread over workers.
+    pub balance: Balance,
     /// Where the key-encryption key is.
     pub keys: Keys,
     /// Bytes that all nodes together keep to append again after a failover.
@@ -53,6 +55,17 @@ pub struct Lease {
     pub survey_interval: Duration,
     /// Most nodes claimed in one step.
     pub claims_max: usize,
+}
+
+/// How nodes that run spread over the workers that live.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Balance {
+    /// Nodes that a worker gives to others in a second at most; 0: nodes stay where they are.
+    pub moves_per_second: u32,
+    /// How long nobody must have come or gone before nodes are given away, and a node must have run.
+    #[serde(with = "humantime_serde")]
+    pub settle: Duration,
 }
 
 /// Where the key-encryption key is: 32 bytes, base64 or hexadecimal.
@@ -146,6 +159,7 @@ impl Default for Config {
             nodes_max: 2_000,
             labels: Default::default(),
             lease: Lease::default(),
+            balance: Balance::default(),
             keys: Keys::default(),
             ring_bytes_max: 256 << 20,
             node: Node::default(),
@@ -163,6 +177,12 @@ impl Default for Lease {
             survey_interval: Duration::from_secs(5),
             claims_max: 64,
         }
+    }
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        Self { moves_per_second: 5, settle: Duration::from_secs(10) }
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub failures: Counter,
     /// Times this worker fenced itself.
     pub fences: Counter,
+    /// Nodes given to other workers, by order or to spread them.
+    pub gifts: Counter,
     /// Commands taken off the bus.
     pub commands: Counter,
     /// Messages published by callers.
@@ -44,6 +46,7 @@ impl Metrics {
         registry.register("node_starts", "Times a node was started", self.starts.clone());
         registry.register("node_failures", "Times a node failed", self.failures.clone());
         registry.register("fences", "Times this worker fenced itself", self.fences.clone());
+        registry.register("gifts", "Nodes given to other workers", self.gifts.clone());
         registry.register("commands", "Commands taken off the bus", self.commands.clone());
         registry.register("published_messages", "Messages published by callers", self.published.clone());
         registry.register("received_messages", "Messages received from the network", self.received.clone());

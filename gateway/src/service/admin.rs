@@ -43,6 +43,16 @@ impl v1::admin_service_server::AdminService for Service {
         respond(self.worker(&context, &request.get_ref().worker).await)
     }
 
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let context = self.context(&request);
+        let request = request.get_ref();
+        let act = self.drain_away(&context, request);
+        respond(self.once(&context, "DrainWorker", &request.request_id, request, act).await)
+    }
+
     async fn list_gateways(
         &self,
         request: Request<v1::ListGatewaysRequest>,

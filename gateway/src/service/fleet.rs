@@ -53,7 +53,7 @@ impl Service {
         Ok(explained(&node, &record, &owner, &cards))
     }
 
-    async fn fleet(&self) -> Result<Vec<v1::Worker>, Failure> {
+    pub(super) async fn fleet(&self) -> Result<Vec<v1::Worker>, Failure> {
         let bus = self.router.bus();
         let (cards, owners) = tokio::try_join!(bus.workers_shown(), bus.owners()).map_err(unavailable)?;
         Ok(counted(cards, &owners))
@@ -69,13 +69,13 @@ impl Service {
     }
 }
 
-fn no_worker(id: &str) -> Failure {
+pub(super) fn no_worker(id: &str) -> Failure {
     let text = format!("there is no worker {id:?}");
     Box::new(v1::Error::new(Reason::WorkerNotFound, text).with("worker", id))
 }
 
 /// The id of the worker in an incarnation `<id>.<nonce>`.
-fn id(incarnation: &str) -> &str {
+pub(super) fn id(incarnation: &str) -> &str {
     incarnation.rsplit_once('.').map_or(incarnation, |(id, _)| id)
 }
 
@@ -91,7 +91,8 @@ fn counted(cards: Vec<WorkerCard>, owners: &[(NodeName, Owner)]) -> Vec<v1::Work
         workers.insert(worker.worker.clone(), v1::Worker { nodes, ..worker });
     }
     for (worker, nodes) in owned {
-        let lost = v1::Worker { worker: worker.into(), state: State::Lost as i32, nodes, ..Default::default() };
+        let lost =
+            v1::Worker { worker: worker.into(), state: State::Lost as i32, nodes, ..Default::default() };
         workers.insert(worker.into(), lost);
     }
     workers.into_values().collect()
@@ -122,7 +123,9 @@ fn explained(node: &NodeName, record: &NodeRecord, owner: &Owner, cards: &[Worke
     });
     let summary = match (worker, first.as_deref()) {
         ("", None) => "nobody owns the node, and no worker that is there may have it".into(),
-        ("", Some(first)) if spec.stopped() => format!("the node is stopped; {first} would be the first to take it"),
+        ("", Some(first)) if spec.stopped() => {
+            format!("the node is stopped; {first} would be the first to take it")
+        }
         ("", Some(first)) => format!("nobody owns the node; {first} is the first to take it"),
         (worker, Some(first)) if worker == first => format!("{worker} owns the node, which prefers it"),
         (worker, Some(first)) => format!("{worker} owns the node, which would prefer {first}"),
@@ -131,7 +134,7 @@ fn explained(node: &NodeName, record: &NodeRecord, owner: &Owner, cards: &[Worke
     v1::Placement { worker: worker.into(), summary, candidates: candidates.collect() }
 }
 
-fn barred(bar: Bar, rule: &Rule) -> String {
+pub(super) fn barred(bar: Bar, rule: &Rule) -> String {
     match bar {
         Bar::Draining => "it gives its nodes away".into(),
         Bar::Room => format!("it has no room for a weight of {}", rule.weight),

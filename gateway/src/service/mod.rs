@@ -1,7 +1,7 @@
 //! What each call means. A service checks a request, finds its node, and asks the router or the bus;
 //! it knows no dialect and holds no state.
 //!
-//! [`nodes`], [`peers`] and [`topics`] are the capabilities, [`admin`] and [`fleet`] are for operators. [`records`] changes what the store holds
+//! [`nodes`], [`peers`] and [`topics`] are the capabilities, [`admin`], [`fleet`] and [`moves`] are for operators. [`records`] changes what the store holds
 //! of a node, [`status`] tells what a node is, [`mask`] what an update changes; [`reading`] turns a
 //! subscription into the router's terms, [`history`] reads logs back, [`watch`] follows nodes, [`page`]
 //! cuts lists.
@@ -10,6 +10,7 @@ mod admin;
 mod fleet;
 mod history;
 mod mask;
+mod moves;
 mod nodes;
 pub(crate) mod page;
 mod peers;

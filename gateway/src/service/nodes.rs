@@ -175,6 +175,13 @@ impl v1::node_service_server::NodeService for Service {
         respond(self.once(&context, "RemoveBootstrap", &request.request_id, request, act).await)
     }
 
+    async fn move_node(&self, request: Request<v1::MoveNodeRequest>) -> Result<Response<v1::Node>, Status> {
+        let context = self.context(&request);
+        let request = request.get_ref();
+        let act = self.move_away(&context, request);
+        respond(self.once(&context, "MoveNode", &request.request_id, request, act).await)
+    }
+
     async fn explain_placement(
         &self,
         request: Request<v1::ExplainPlacementRequest>,

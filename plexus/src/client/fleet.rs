@@ -3,7 +3,8 @@
 use super::{Target, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
-    Gateway, GetWorkerRequest, ListGatewaysRequest, ListWorkersRequest, Worker, worker::State,
+    DrainWorkerRequest, Gateway, GetWorkerRequest, ListGatewaysRequest, ListWorkersRequest, Worker,
+    worker::State,
 };
 
 /// What runs nodes.
@@ -20,6 +21,23 @@ pub(crate) enum Workers {
     Show {
         /// Its id.
         id: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make a worker give its nodes away; it takes none until --undo.
+    #[command(after_help = "Examples:
+  plexus worker drain worker-0
+  plexus worker drain worker-0 --nodes-per-second 50
+  plexus worker drain worker-0 --undo")]
+    Drain {
+        /// Its id.
+        id: String,
+        /// Nodes that leave in a second, 1 to 100; 0 means 10.
+        #[arg(long, default_value_t = 0)]
+        nodes_per_second: u32,
+        /// Let it take nodes again.
+        #[arg(long, conflicts_with = "nodes_per_second")]
+        undo: bool,
         #[command(flatten)]
         target: Target,
     },
@@ -42,6 +60,11 @@ impl Workers {
             Self::Show { id, target } => {
                 let request = target.ask(GetWorkerRequest { worker: id });
                 show(&target, &target.admin().await?.get_worker(request).await?.into_inner())
+            }
+            Self::Drain { id, nodes_per_second, undo, target } => {
+                let request = DrainWorkerRequest { worker: id, nodes_per_second, undo, ..Default::default() };
+                let request = target.ask(request);
+                show(&target, &target.admin().await?.drain_worker(request).await?.into_inner())
             }
         }
     }

@@ -131,7 +131,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             Command::Selftest(selftest) => selftest.run().await,
         }
     };
-    until_interrupted(work).await
+    until_interrupted(Box::pin(work)).await
 }
 
 /// Does something that Ctrl-C ends.

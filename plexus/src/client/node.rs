@@ -3,9 +3,10 @@
 use super::{Failure, Target, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
-    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, ExplainPlacementRequest, GetIdentityRequest,
-    GetNodeRequest, ListBootstrapRequest, ListNodesRequest, Node, NodeSpec, RemoveBootstrapRequest,
-    RestartNodeRequest, StartNodeRequest, StopNodeRequest, UpdateNodeRequest, WatchNodesRequest, placement::Candidate,
+    AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, ExplainPlacementRequest,
+    GetIdentityRequest, GetNodeRequest, ListBootstrapRequest, ListNodesRequest, MoveNodeRequest, Node,
+    NodeSpec, RemoveBootstrapRequest, RestartNodeRequest, StartNodeRequest, StopNodeRequest,
+    UpdateNodeRequest, WatchNodesRequest, placement::Candidate,
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -79,6 +80,19 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   plexus node id default")]
     Id(Named),
+    /// Move the node to another worker; calls wait meanwhile.
+    #[command(after_help = "Examples:
+  plexus node move alpha
+  plexus node move alpha --to worker-1")]
+    Move {
+        /// The node: its id or PeerId.
+        id: String,
+        /// The worker; without: the best other one.
+        #[arg(long, default_value = "")]
+        to: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Say why the node is where it is: who may have it, and whom it prefers.
     #[command(after_help = "Examples:
   plexus node where alpha
@@ -169,6 +183,10 @@ impl Command {
             }
             Self::Watch(target) => watch(target).await,
             Self::Id(named) => identity(named).await,
+            Self::Move { id, to, target } => {
+                let request = target.ask(MoveNodeRequest { node: id, worker: to, ..Default::default() });
+                show(&target, &target.nodes().await?.move_node(request).await?.into_inner())
+            }
             Self::Where(named) => whereabouts(named).await,
             Self::Bootstrap(command) => command.run().await,
         }

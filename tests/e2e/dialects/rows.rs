@@ -128,6 +128,12 @@ const ROWS: &[Row] = &[
         |p| json!({"node": p.node}),
         |_| json!({"worker": "worker-1", "candidates": [{"worker": "worker-1", "eligible": true}]}),
     ),
+    row("NodeService/MoveNode", |p| json!({"node": p.node, "worker": "worker-1"}), |p| json!({"id": p.node})),
+    row(
+        "AdminService/DrainWorker",
+        |_| json!({"worker": "worker-1", "undo": true}),
+        |_| json!({"worker": "worker-1", "state": "READY"}),
+    ),
     row(
         "AdminService/ListWorkers",
         |_| json!({"state": "READY"}),

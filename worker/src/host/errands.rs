@@ -28,10 +28,21 @@ use std::{
 
 /// Times the end of a burial is tried before the next owner has to finish it.
 const STRIKES_MAX: u32 = 10;
+/// Nodes that a drained worker gives away in a second where nobody says how many.
+const DRAIN_RATE: u32 = 10;
 const STRIKE_RETRY: Duration = Duration::from_millis(200);
 
-/// Who owns what, who lives, and what they say of themselves.
-pub(super) type Directory = (Vec<(NodeName, Owner)>, Vec<Incarnation>, Vec<Seat>);
+/// What there is: nodes and workers.
+pub(super) struct Directory {
+    /// Who owns what.
+    pub(super) owners: Vec<(NodeName, Owner)>,
+    /// Who lives.
+    pub(super) live: Vec<Incarnation>,
+    /// What they say of themselves.
+    pub(super) seats: Vec<Seat>,
+    /// Whether this worker shall give its nodes away: so many a second.
+    pub(super) drain: Option<u32>,
+}
 
 /// What came back.
 pub(super) enum Done {
@@ -73,7 +84,8 @@ pub(super) enum Done {
     },
     Revision {
         node: NodeName,
-        revision: Option<u64>,
+        /// Its revision, and what it wishes.
+        record: Option<(u64, Option<Rule>)>,
     },
     Found {
         node: NodeName,
@@ -142,11 +154,15 @@ pub(super) async fn subscribe(bus: Bus) -> Done {
 }
 
 /// Reads who owns what, then who lives: an owner that is alive is then always among the living.
-pub(super) async fn survey(bus: Bus) -> Done {
+pub(super) async fn survey(bus: Bus, worker: String) -> Done {
     let read = async {
         let (owners, live) = (bus.owners().await?, bus.workers().await?);
         let seats = bus.workers_shown().await?.iter().filter_map(Seat::of).collect();
-        Ok((owners, live, seats))
+        let drain = bus.drain_ordered(&worker).await?.map(|order| match order.nodes_per_second {
+            0 => DRAIN_RATE,
+            rate => rate,
+        });
+        Ok(Directory { owners, live, seats, drain })
     };
     Done::Surveyed(read.await)
 }
@@ -198,10 +214,22 @@ pub(super) async fn forget(bus: Bus, incarnation: Incarnation, former: Incarnati
     Done::Forgot { incarnation, former, answer }
 }
 
-/// Reads the revision of a node's record.
+/// Reads the revision of a node's record, and what it wishes.
 pub(super) async fn revision(bus: Bus, node: NodeName) -> Done {
     let value = bus.get(Key::Record(node.clone())).await;
-    Done::Revision { node, revision: value.ok().flatten().map(|value| value.revision) }
+    let record = value.ok().flatten().map(|value| {
+        let record = NodeRecord::from_bytes(value.data).ok();
+        (value.revision, record.and_then(|record| placement::rule(Some(&record), None)))
+    });
+    Done::Revision { node, record }
+}
+
+/// Promises a node to another worker.
+pub(super) async fn promise(bus: Bus, node: NodeName, worker: String) -> Done {
+    if let Err(error) = bus.expect(&worker, &node).await {
+        tracing::debug!(%node, %error, "a promise was lost");
+    }
+    Done::Nothing
 }
 
 /// Looks up a node that was heard of for the first time.

@@ -304,6 +304,7 @@ impl EventLoop {
         self.wake(now);
         if self.lease.held() {
             self.plan(now);
+            self.spread(now);
         }
         self.say(now);
         self.cut_off(now);
@@ -342,7 +343,7 @@ impl EventLoop {
         if self.survey_at <= now && !self.surveying {
             self.surveying = true;
             self.survey_at = now.after(self.config.lease.survey_interval);
-            self.work.spawn(errands::survey(self.bus.clone()));
+            self.work.spawn(errands::survey(self.bus.clone(), self.placement.own().worker.clone()));
             self.check();
         }
         if self.lives_at <= now && !self.asking_lives {
@@ -373,7 +374,8 @@ impl EventLoop {
     fn plan(&mut self, now: Moment) {
         let loading =
             self.hosted.values().filter(|hosted| matches!(hosted.phase, nodes::Phase::Loading)).count();
-        let may_claim = loading < self.config.lease.claims_max && self.control.is_idle();
+        let may_claim =
+            loading < self.config.lease.claims_max && self.control.is_idle() && self.fleet.takes();
         let plan = self.placement.step(now, !self.reading, may_claim);
         for node in plan.claim {
             self.control.claim(Claim { node, floor: 0, from: None });

@@ -5,6 +5,7 @@
 //! In reading order:
 //! - `lease` the life of the lease: when to renew, when it is over (pure)
 //! - `placement` which node to take (pure)
+//! - `spread` which node to give to another worker (pure)
 //! - `identity` and `material`: keys sealed at rest, made and imported
 //! - `create` the making of a node, which any worker may do
 //! - `card` what the worker says of itself
@@ -23,6 +24,7 @@ mod identity;
 mod lease;
 mod material;
 mod placement;
+mod spread;
 
 pub(crate) use event_loop::{EventLoop, Probes, Spawn};
 pub(crate) use identity::Seal;

@@ -8,8 +8,9 @@
 //!   later: what a worker says of itself may be old by then.
 //! - A node that its worker gave back is not that worker's any more, for it drains; unless that
 //!   worker is there under another name: then it was fenced and comes back.
+//! - A node that its worker promised to another is that one's; the rest wait longer.
 //!
-//! Nothing is taken from a worker that lives; nodes stay where they are.
+//! Nothing is taken from a worker that lives. What to give away is decided in `spread`.
 
 use crate::{clock::Moment, config};
 use plexus_bus::{Incarnation, NodeName, Owner};
@@ -57,6 +58,8 @@ struct Entry {
     due: Option<Moment>,
     wish: Wish,
     not_before: Moment,
+    /// Its owner promised it: to this worker, or to another.
+    promised: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,11 +130,7 @@ impl Placement {
     /// Seats the others that live. One that says nothing of itself counts as one like this, without labels.
     fn seat(&mut self) {
         let pods: BTreeSet<&str> = self.live.iter().flatten().map(|other| pod(other)).collect();
-        let silent = |pod: &str| Seat {
-            worker: pod.into(),
-            capacity: self.own.capacity,
-            ..Seat::default()
-        };
+        let silent = |pod: &str| Seat { worker: pod.into(), capacity: self.own.capacity, ..Seat::default() };
         let others = pods.into_iter().filter(|pod| *pod != self.own.worker);
         self.others = others.map(|pod| self.told.get(pod).cloned().unwrap_or_else(|| silent(pod))).collect();
         self.nodes.values_mut().for_each(|entry| entry.due = None);
@@ -178,6 +177,9 @@ impl Placement {
             entry.last = Some(owner.clone());
         }
         if entry.owner != owner {
+            if owner.is_some() {
+                entry.promised = None;
+            }
             entry.owner = owner;
             entry.due = None;
             entry.wish = Wish::Unread;
@@ -200,6 +202,52 @@ impl Placement {
         if owner.is_some() || self.knows(node) {
             self.owned(node, owner, now);
         }
+    }
+
+    /// Hears that a node will be given to a worker.
+    pub(crate) fn promised(&mut self, node: &NodeName, worker: &str) {
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.promised = Some(worker == self.own.worker);
+            entry.due = None;
+        }
+    }
+
+    /// Hears what the record of a node that is here says now.
+    pub(crate) fn ruled(&mut self, node: &NodeName, rule: Rule) {
+        if let Some(held) = self.here.get_mut(node) {
+            self.own.load = self.own.load - held.weight + rule.weight;
+            *held = rule;
+        }
+    }
+
+    /// This worker.
+    pub(crate) fn own(&self) -> &Seat {
+        &self.own
+    }
+
+    /// The other workers that live and say what they are.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Seat> {
+        self.others.iter().filter(|seat| self.told.contains_key(&seat.worker))
+    }
+
+    /// Tells whether a worker says what it is.
+    pub(crate) fn is_told(&self, worker: &str) -> bool {
+        worker == self.own.worker || self.told.contains_key(worker)
+    }
+
+    /// How many nodes each worker owns.
+    pub(crate) fn counts(&self) -> HashMap<&str, usize> {
+        let mut counts = HashMap::from([(self.own.worker.as_str(), self.here.len())]);
+        let others = self.nodes.iter().filter(|(node, _)| !self.here.contains_key(*node));
+        for owner in others.filter_map(|(_, entry)| entry.owner.as_deref()) {
+            *counts.entry(pod(owner)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// What the record of a node that is here says.
+    pub(crate) fn rule_of(&self, node: &NodeName) -> Option<&Rule> {
+        self.here.get(node)
     }
 
     /// Tells whether the node is known.
@@ -361,8 +409,10 @@ impl Placement {
 
     fn delay(&self, node: &NodeName, entry: &Entry) -> Duration {
         let last = entry.last.as_deref().map(pod);
-        if last == Some(&*self.own.worker) {
-            return Duration::ZERO;
+        match entry.promised {
+            Some(true) => return Duration::ZERO,
+            None if last == Some(&*self.own.worker) => return Duration::ZERO,
+            _ => {}
         }
         // Its last worker is back under another name, or may be soon: the node is left to it.
         let mut live = self.live.iter().flatten();
@@ -375,7 +425,11 @@ impl Placement {
             rule.bar(other, false).is_some()
                 || rule.compare(node.as_str(), &self.own, other) == Ordering::Greater
         });
-        self.claim_delay * (u32::from(waits) + u32::from(!first))
+        let mut turns = u32::from(waits) + u32::from(!first);
+        if entry.promised.is_some() {
+            turns += 2 + u32::from(last == Some(&*self.own.worker));
+        }
+        self.claim_delay * turns
     }
 }
 
@@ -388,6 +442,7 @@ impl Entry {
             due: None,
             wish: Wish::Unread,
             not_before: Moment::PAST,
+            promised: None,
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What the loop does with what it hears: feeds of the bus, and errands that came back.
 
-use super::{CREATIONS_MAX, EventLoop, SUBSCRIBE_RETRY};
+use super::{CREATIONS_MAX, EventLoop, LIVES_INTERVAL, SUBSCRIBE_RETRY};
 use crate::{
     clock::Moment,
     host::errands::{Directory, Done, Feeds, Sight},
 };
-use plexus_bus::{Body, Envelope, Error, Event, Incarnation, NodeName, Trace};
+use plexus_bus::{Body, Envelope, Error, Event, Incarnation, NodeName, Trace, fleet};
 use plexus_proto::bus::OwnerChange;
 use tracing::{Instrument, info_span};
 
@@ -50,7 +50,7 @@ impl EventLoop {
             Done::Surveyed(answer) => self.surveyed(answer, now),
             Done::Lives(answer) => self.lives(answer, now),
             Done::Read(sights) => self.read(sights, now),
-            Done::Revision { node, revision } => self.revised(&node, revision),
+            Done::Revision { node, record } => self.revised(&node, record, now),
             Done::Found { node, owner } => self.found(&node, owner, now),
             Done::Subscribed(feeds) => self.subscribed(*feeds, now),
             Done::Created(node) => self.created(node, now),
@@ -122,6 +122,9 @@ impl EventLoop {
         };
         let Ok(envelope) = frame.take::<Envelope>() else { return };
         let Body::Call(call) = envelope.body else { return };
+        if matches!(&*call.method, fleet::EXPECT | fleet::ORDERS) {
+            return self.word(&call, now);
+        }
         if self.creations >= CREATIONS_MAX {
             tracing::warn!("a creation is left to other workers: too many are under way");
             return;
@@ -145,9 +148,10 @@ impl EventLoop {
     pub(super) fn surveyed(&mut self, answer: Result<Directory, Error>, now: Moment) {
         self.surveying = false;
         match answer {
-            Ok((owners, live, seats)) => {
+            Ok(Directory { owners, live, seats, drain }) => {
                 self.placement.told(seats);
                 self.placement.survey(owners, live, now);
+                self.ordered(drain, now);
             }
             Err(error) => tracing::warn!(%error, "the directory could not be read"),
         }
@@ -155,8 +159,11 @@ impl EventLoop {
 
     pub(super) fn lives(&mut self, answer: Result<Vec<Incarnation>, Error>, now: Moment) {
         self.asking_lives = false;
-        if let Ok(live) = answer {
-            self.placement.lives(live, now);
+        // Who is new shows a card by then.
+        if let Ok(live) = answer
+            && self.placement.lives(live, now)
+        {
+            self.survey_at = self.survey_at.min(now.after(LIVES_INTERVAL));
         }
     }
 

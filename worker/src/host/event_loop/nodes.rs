@@ -6,7 +6,10 @@ use super::{Claimed, EventLoop, FENCE_TIME, Task};
 use crate::{
     Pulse,
     clock::Moment,
-    host::errands::{self, Hold, Load, Loaded},
+    host::{
+        errands::{self, Hold, Load, Loaded},
+        placement::Rule,
+    },
     node::{Ended, Note, Start},
 };
 use plexus_bus::{Claim, Grant, NodeName, Owned, Owner};
@@ -336,15 +339,19 @@ impl EventLoop {
                 self.release(claim.node);
             }
         }
-        let nodes: Vec<NodeName> = self.hosted.keys().cloned().collect();
-        for node in nodes {
-            let Some(hosted) = self.hosted.get_mut(&node) else { continue };
-            hosted.leaving = true;
-            match hosted.phase {
-                Phase::Running { .. } => self.stop(&node),
-                Phase::Waiting { .. } => self.release(node),
-                Phase::Loading | Phase::Raising(_) | Phase::Releasing => {}
-            }
+        for node in self.hosted.keys().cloned().collect::<Vec<_>>() {
+            self.give(node);
+        }
+    }
+
+    /// Hands one node over: it is given back once it stands still.
+    pub(super) fn give(&mut self, node: NodeName) {
+        let Some(hosted) = self.hosted.get_mut(&node) else { return };
+        hosted.leaving = true;
+        match hosted.phase {
+            Phase::Running { .. } => self.stop(&node),
+            Phase::Waiting { .. } => self.release(node),
+            Phase::Loading | Phase::Raising(_) | Phase::Releasing => {}
         }
     }
 
@@ -376,10 +383,18 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn revised(&mut self, node: &NodeName, revision: Option<u64>) {
+    pub(super) fn revised(&mut self, node: &NodeName, record: Option<(u64, Option<Rule>)>, now: Moment) {
         self.asking.remove(node);
-        if let (Some(revision), Some(hosted)) = (revision, self.hosted.get(node)) {
+        if let (Some((revision, rule)), Some(hosted)) = (record, self.hosted.get(node)) {
             hosted.changed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+            if let Some(rule) = rule {
+                // Where it was moved to may be a worker that was not heard of yet.
+                if rule.home.as_ref().is_some_and(|home| !self.placement.is_told(home)) {
+                    self.survey_at = now;
+                }
+                self.placement.ruled(node, rule);
+                self.fleet.hurry();
+            }
         }
         self.ask_next();
     }

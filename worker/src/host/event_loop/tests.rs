@@ -12,7 +12,7 @@ use libp2p::{PeerId, identity::Keypair};
 use plexus_bus::{CallId, Frame, Grant, Incarnation, Key, Outcome, Owned, Payload, Subject, Value, When};
 use plexus_proto::{
     bus::{NodeRecord, NodeState},
-    v1::{CreateNodeRequest, Node, NodeSpec, node_status::State},
+    v1::{CreateNodeRequest, Node, NodeSpec, node_status::State, worker::State as WorkerState},
 };
 use tokio::sync::oneshot;
 
@@ -443,4 +443,102 @@ async fn two_workers_run_each_node_once() {
         }
         assert!(count > 0, "each has some");
     }
+}
+
+fn quick() -> Config {
+    let balance = config::Balance { moves_per_second: 50, settle: Duration::from_millis(300) };
+    let lease = config::Lease { survey_interval: Duration::from_millis(200), ..Default::default() };
+    Config { balance, lease, ..settings() }
+}
+
+#[tokio::test]
+async fn a_node_that_is_moved_stops_before_it_starts_elsewhere_and_stays_there() {
+    let bus = bus().await;
+    let mut a = Host::start("a", &bus, settings());
+    made(&bus, "n").await;
+    let before = a.next().await;
+    let mut b = Host::start("b", &bus, settings());
+    eventually("it is seen", || async { bus.workers_shown().await.unwrap().len() == 2 }).await;
+    bus.expect("a", &name("n")).await.unwrap(); // a word that means nothing does nothing
+    change(&bus, &name("n"), |record| record.home = "b".into()).await;
+    let after = b.next().await;
+    assert!(before.stop.is_cancelled());
+    assert!(after.grant.epoch > before.grant.epoch);
+    assert_eq!(after.peer, before.peer);
+    // Its home ends: it goes back, and comes again when that is there again.
+    b.drain().await;
+    let back = a.next().await;
+    let mut again = Host::start("b", &bus, quick());
+    let home = again.next().await;
+    assert!(back.stop.is_cancelled() && home.worker.starts_with("b."));
+}
+
+#[tokio::test]
+async fn a_worker_gives_its_nodes_away_by_order_and_takes_none_until_that_is_lifted() {
+    let bus = bus().await;
+    let a = Host::start("a", &bus, quick());
+    eventually("it is ready", || async { *a.ready.borrow() }).await;
+    for i in 0..6 {
+        made(&bus, &format!("n{i}")).await;
+    }
+    let all = async |worker: &str| {
+        eventually(&format!("{worker} has all"), || async {
+            let owners = bus.owners().await.unwrap();
+            owners.iter().all(|(_, owner)| owner.worker.as_ref().is_some_and(|w| w.starts_with(worker)))
+        })
+        .await;
+    };
+    all("a.").await;
+    let order = plexus_proto::v1::DrainWorkerRequest {
+        worker: "a".into(),
+        nodes_per_second: 100,
+        ..Default::default()
+    };
+    bus.order_drain(&order).await.unwrap();
+    eventually("it says so", || async {
+        let cards = bus.workers_shown().await.unwrap();
+        cards.iter().filter_map(|card| card.worker.as_ref()).any(|w| w.state() == WorkerState::Draining)
+    })
+    .await;
+    all("a.").await; // nobody else is there
+    let b = Host::start("b", &bus, quick());
+    all("b.").await;
+    made(&bus, "late").await;
+    all("b.").await;
+    // The order holds for whoever comes under that name.
+    a.drain().await;
+    let a = Host::start("a", &bus, quick());
+    eventually("it is ready", || async { *a.ready.borrow() }).await;
+    made(&bus, "later").await;
+    all("b.").await;
+    bus.lift_drain("a").await.unwrap();
+    eventually("it takes some again", || async {
+        let owners = bus.owners().await.unwrap();
+        owners.iter().any(|(_, owner)| owner.worker.as_ref().is_some_and(|w| w.starts_with("a.")))
+    })
+    .await;
+    drop(b);
+}
+
+#[tokio::test]
+async fn a_worker_that_joins_gets_its_share_and_each_node_runs_once() {
+    let bus = bus().await;
+    let mut a = Host::start("a", &bus, quick());
+    eventually("it is ready", || async { *a.ready.borrow() }).await;
+    for i in 0..12 {
+        made(&bus, &format!("n{i}")).await;
+    }
+    let mut before = HashMap::new();
+    for _ in 0..12 {
+        let started = a.next().await;
+        before.insert(started.name.clone(), started);
+    }
+    let mut b = Host::start("b", &bus, quick());
+    for _ in 0..5 {
+        let started = b.next().await;
+        assert!(before[&started.name].stop.is_cancelled(), "{} runs twice", started.name);
+        assert!(started.grant.epoch > before[&started.name].grant.epoch);
+    }
+    let kept = before.values().filter(|started| !started.stop.is_cancelled()).count();
+    assert!((5..=7).contains(&kept), "{kept} of 12 stay");
 }

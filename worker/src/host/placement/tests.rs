@@ -210,10 +210,7 @@ fn labels_weights_and_neighbours_are_respected() {
 fn a_node_is_taken_at_once_by_the_first_that_may_have_it() {
     let node = name("n");
     let [first, second, _] = by_choice(&node);
-    let barred = [
-        Seat { draining: true, ..seat(first) },
-        Seat { load: 2000, ..seat(first) },
-    ];
+    let barred = [Seat { draining: true, ..seat(first) }, Seat { load: 2000, ..seat(first) }];
     for seat in barred {
         let mut view = view(second);
         view.survey(vec![(node.clone(), owner(None))], ["a", "b", "c"].map(inc).into(), at(0));
@@ -221,6 +218,23 @@ fn a_node_is_taken_at_once_by_the_first_that_may_have_it() {
         view.told(vec![seat.clone()]);
         assert_eq!(claims(&mut view, 1), std::slice::from_ref(&node), "{seat:?}");
     }
+}
+
+#[test]
+fn a_promised_node_is_taken_at_once_by_whom_it_was_promised_and_late_by_others() {
+    let node = name("n");
+    let [first, second, third] = by_choice(&node);
+    let when = |pod: &str, giver: &str| {
+        let mut view = view(pod);
+        view.survey(vec![(node.clone(), owner(Some(giver)))], ["a", "b", "c"].map(inc).into(), at(0));
+        view.promised(&node, third);
+        view.announced(&node, None, at(100));
+        (0..60).map(|i| 100 + i * 100).find(|ms| !claims(&mut view, *ms).is_empty())
+    };
+    assert_eq!(when(third, second), Some(100));
+    assert_eq!(when(first, second), Some(2100), "where the promise came to nothing");
+    assert_eq!(when(second, first), Some(2100), "the best of the others");
+    assert_eq!(when(first, first), Some(3100), "who gave it, last");
 }
 
 #[test]
