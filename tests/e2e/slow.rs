@@ -67,7 +67,10 @@ impl Load {
         answers.spawn(async move {
             while let Some(Ok(message)) = hear.next().await {
                 if let Message::Text(text) = message {
-                    assert!(text.contains("\"result\"") || text.contains("\"ping\""), "{text}");
+                    // On a machine that is too busy an answer comes too late; the load goes on.
+                    let fine =
+                        ["\"result\"", "\"ping\"", "OWNER_CHANGED"].iter().any(|sign| text.contains(sign));
+                    assert!(fine, "{text}");
                     freed.add_permits(1);
                 }
             }
@@ -75,7 +78,10 @@ impl Load {
         let mut clock = tokio::time::interval(Duration::from_millis(10));
         while self.stop.run_until_cancelled(clock.tick()).await.is_some() {
             for _ in 0..RATE / 100 {
-                room.acquire().await.unwrap().forget();
+                tokio::select! {
+                    room = room.acquire() => room.unwrap().forget(),
+                    ended = answers.join_next() => panic!("the answers ended: {ended:?}"),
+                }
                 let n = self.count.fetch_add(1, Ordering::SeqCst);
                 let text = format!("{n:08} {}", "x".repeat(PAYLOAD - 9));
                 let params = json!({"topic": "busy", "text": text});

@@ -386,9 +386,6 @@ impl Watch {
         if self.up.borrow().is_ok() != state.is_ok() {
             info!(duty = ?self.duty, up = state.is_ok(), "bus connection");
         }
-        if self.duty == Duty::Commands {
-            self.metrics.up.set(state.is_ok().into());
-        }
         let _ = self.up.send_replace(state);
     }
 

@@ -100,12 +100,13 @@ async fn a_stopped_server_is_a_typed_error_within_the_deadline() {
     server.ready().await;
     let bus = bus_at(server.port).await;
     let mut live = bus.subscribe(Subject::Anyone).await.unwrap();
+    eventually("it counts as up", || async { bus.metrics().up.get() == 1 }).await;
     server.signal("-STOP");
     let began = Instant::now();
     let error = bus.look(&node()).await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(error.outcome(), Ran::Unknown, "{error}");
-    eventually("not healthy", || async { !bus.healthy() }).await;
+    eventually("not healthy", || async { !bus.healthy() && bus.metrics().up.get() == 0 }).await;
     let began = Instant::now();
     let error = bus.look(&node()).await.unwrap_err();
     assert_eq!(error, Error::Unreachable { sent: false });

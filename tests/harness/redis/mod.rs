@@ -21,7 +21,7 @@ pub enum Form {
     Sentinel,
     /// Three primaries.
     Cluster,
-    /// One server that speaks nothing but TLS, asks for client certificates and appends to a file.
+    /// One server that speaks nothing but TLS and asks for client certificates.
     Tls,
 }
 
@@ -145,7 +145,6 @@ impl Store {
         let [ca, server, server_key, client, client_key] =
             ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"].map(|name| papers.text(name));
         let settings = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &server, "--tls-key-file", &server_key];
-        let settings = [&settings[..], &["--appendonly", "yes"]].concat();
         let cli = ["--tls", "--cacert", &ca, "--cert", &client, "--key", &client_key].map(str::to_owned);
         self.servers.push(Server::start_tls(&settings, &cli));
         self.papers = Some(papers);
@@ -153,8 +152,8 @@ impl Store {
 
     fn add_users(&self) {
         for server in &self.servers {
-            let known = server.ask(&["COMMAND", "INFO", "waitaof"]).contains("waitaof");
-            for line in users().into_iter().chain(disk_rule().into_iter().filter(|_| known)) {
+            let disk = disk_rule().into_iter().filter(|_| server.knows_waitaof());
+            for line in users().into_iter().chain(disk) {
                 let words: Vec<&str> = line.iter().map(String::as_str).collect();
                 assert_eq!(server.ask(&words), "OK", "{line:?}");
             }
@@ -166,11 +165,16 @@ impl Store {
         self.form
     }
 
-    /// Whether a publish can wait for its disk: Redis 7.2 or later, and it appends to a file.
-    pub fn has_disk(&self) -> bool {
-        let server = &self.servers[0];
-        let known = server.ask(&["COMMAND", "INFO", "waitaof"]);
-        known.contains("waitaof") && server.ask(&["CONFIG", "GET", "appendonly"]).ends_with("yes")
+    /// Has it append to files from now on; false where a publish cannot wait for that, before Redis 7.2.
+    pub fn use_disk(&self) -> bool {
+        for server in self.servers.iter().filter(|server| server.knows_waitaof()) {
+            server.ask(&["CONFIG", "SET", "appendonly", "yes"]);
+            until("it has begun a file", || {
+                let info = server.ask(&["INFO", "persistence"]);
+                ["aof_enabled:1", "aof_rewrite_in_progress:0"].iter().all(|sign| info.contains(sign))
+            });
+        }
+        self.servers[0].knows_waitaof()
     }
 
     /// Its URL for a role.

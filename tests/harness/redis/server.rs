@@ -105,6 +105,11 @@ impl Server {
         String::from_utf8_lossy(&command.output().unwrap().stdout).trim().to_owned()
     }
 
+    /// Whether it is 7.2 or later.
+    pub(super) fn knows_waitaof(&self) -> bool {
+        self.ask(&["COMMAND", "INFO", "waitaof"]).contains("waitaof")
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

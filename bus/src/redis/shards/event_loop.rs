@@ -192,6 +192,7 @@ impl EventLoop {
         while let Some(input) = self.next(&stop).await {
             self.apply(input);
         }
+        self.opener.metrics.up.set(0);
         self.work.shutdown().await;
     }
 
@@ -207,7 +208,11 @@ impl EventLoop {
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Tick => self.survey(),
+            Input::Tick => {
+                let up = self.map.borrow().shards.iter().all(|shard| shard.commands.is_up());
+                self.opener.metrics.up.set(up.into());
+                self.survey();
+            }
             Input::Old => {
                 self.again = self.surveying;
                 self.survey();
