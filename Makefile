@@ -6,6 +6,7 @@ CARGO ?= cargo
 ON_REDIS = --skip foreign:: --skip rehome:: --skip arrows:: --skip traces:: --skip cli:: --skip readme:: --skip docs:: --skip verdicts:: --skip canary::
 # By workspace, so that what the build made is used again: with fewer crates chosen, theirs would have fewer features.
 E2E = $(CARGO) test --locked -q --workspace --test e2e --
+FAULTS = $(CARGO) test --locked -q --workspace --test faults --
 # Together, for the same reason.
 PROGRAMS = -p plexus -p plexus-conformance -p plexus-sim
 SIM = $${CARGO_TARGET_DIR:-target}/debug/plexus-sim
@@ -13,7 +14,7 @@ SIM = $${CARGO_TARGET_DIR:-target}/debug/plexus-sim
 SEEDS ?= 100
 FIRST ?= 1
 
-.PHONY: help run test build unit sim mutants e2e e2e-redis bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
+.PHONY: help run test build unit sim mutants e2e e2e-redis faults faults-fixed bench attacks foreign prepare connect conformance clients schemathesis lint fmt clippy docs contract audit fuzz clean
 
 help: ## List the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,7 +22,7 @@ help: ## List the commands
 run: ## Build and start gateway and worker on 127.0.0.1:8080
 	$(CARGO) run --locked -q -p plexus -- up
 
-test: prepare foreign build unit sim mutants e2e connect clients ## Run every test: units, the bus suite, the simulator, end to end on each bus, foreign peers, the Connect suite, clients
+test: prepare foreign build unit sim mutants e2e faults-fixed connect clients ## Run every test: units, the bus suite, the simulator, end to end on each bus, faults, foreign peers, the Connect suite, clients
 
 build: ## Build the program and every test
 	$(CARGO) build --locked $(PROGRAMS)
@@ -52,6 +53,12 @@ e2e-redis: prepare build ## The whole product over Redis in every form: standalo
 		PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=$$form $(E2E) --test-threads 4 $(ON_REDIS) || exit 1; \
 		PLEXUS_TEST_BUS=redis PLEXUS_TEST_REDIS=$$form $(E2E) --test-threads 4 rehome:: || exit 1; \
 	done
+
+faults-fixed: ## The fixed list of faults on real processes, in its small form, about two minutes
+	$(FAULTS) --jobs 3
+
+faults: prepare build ## Every fault on real processes, about 15 minutes, into docs/reliability.md; ONLY=name,… SEED=1 RUNS=1 (0: by chance)
+	$(FAULTS) $(if $(ONLY),--only $(ONLY),--all) --seed $(or $(SEED),1) --seeds $(or $(RUNS),1) --out $(CURDIR)/docs/reliability.md
 
 bench: prepare foreign ## Measure every row of docs/performance.md, about 20 minutes on a quiet machine
 	@tools/rivals

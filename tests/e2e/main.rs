@@ -13,6 +13,7 @@ mod dialects;
 mod docs;
 mod fleet;
 mod foreign;
+mod history;
 mod limits;
 mod peers;
 mod readme;

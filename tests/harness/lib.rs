@@ -4,6 +4,7 @@
 //!
 //! - [`cluster`] gateways and workers in this process, over the bus that `PLEXUS_TEST_BUS` names
 //! - [`redis`] a real Redis on free ports, in the form that `PLEXUS_TEST_REDIS` names
+//! - [`history`] what was promised and what was told, and whether both agree
 //! - [`http`] a small HTTP client: requests, and streams line by line
 //! - [`issuer`] keys, tokens, and an address that tells the keys or misbehaves
 //! - [`peer`] a plain rust-libp2p gossipsub peer
@@ -17,6 +18,7 @@
 pub mod attacks;
 pub mod cluster;
 pub mod foreign;
+pub mod history;
 pub mod http;
 pub mod issuer;
 pub mod otlp;
