@@ -96,7 +96,7 @@ async fn terminated(run: Run) -> Result<Report> {
     let plan = Plan { nodes, ..Plan::small(run.seed) };
     let mut ground = Ground::start(plan).await?;
     let before = ground.running().await;
-    let load = Load::start(&ground, &wide(&[Style::Once], 20 * nodes as u64));
+    let load = Load::start(&ground, &wide(&[Style::Once], 5 * nodes as u64 / 2));
     load.flows(4 * nodes).await;
     sleep(run.moment(1_000)).await;
     let (owner, count) = ground.busiest().await;
@@ -105,8 +105,8 @@ async fn terminated(run: Run) -> Result<Report> {
     let code = ground.workers.remove(&owner).unwrap().terminate().await;
     let ended = told.elapsed();
     let after = ground.running().await;
+    load.flows(4 * nodes).await;
     let until = Instant::now();
-    load.flows(2 * nodes).await;
     let ledger = load.finish().await;
     let changes = changes.end().await;
     let times = owners::unowned(&changes);
