@@ -116,6 +116,8 @@ async fn terminated(run: Run) -> Result<Report> {
     load.flows(200).await;
     sleep(run.moment(500)).await;
     let side = ground.take_gateway("g0");
+    // As a balancer does, clients hear first that it goes.
+    sleep(Duration::from_millis(200)).await;
     let told = Instant::now();
     let code = side.terminate().await;
     let ended = told.elapsed();
@@ -264,7 +266,9 @@ async fn rolling(run: Run) -> Result<Report> {
     }
     for name in ground.gateways.keys().cloned().collect::<Vec<_>>() {
         ground.add_gateway().await;
-        codes.push(ground.take_gateway(&name).terminate().await);
+        let side = ground.take_gateway(&name);
+        sleep(Duration::from_millis(200)).await;
+        codes.push(side.terminate().await);
         load.flows(2 * nodes).await;
     }
     let ledger = load.finish().await;
