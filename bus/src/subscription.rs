@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -28,7 +28,8 @@ pub enum Event {
 pub struct Subscription {
     queue: mpsc::Receiver<Event>,
     lag: Arc<AtomicU64>,
-    _end: Option<DropGuard>,
+    leaving: Arc<AtomicBool>,
+    end: Option<DropGuard>,
 }
 
 /// The sending end, kept by the carrier.
@@ -36,6 +37,7 @@ pub struct Subscription {
 pub(crate) struct Feed {
     queue: mpsc::Sender<Event>,
     lag: Arc<AtomicU64>,
+    leaving: Arc<AtomicBool>,
     lagged: Option<Counter>,
 }
 
@@ -60,8 +62,9 @@ impl std::fmt::Debug for DropGuard {
 pub(crate) fn channel(queue: usize, end: impl FnOnce() + Send + Sync + 'static) -> (Feed, Subscription) {
     let (tx, rx) = mpsc::channel(queue.max(1));
     let lag = Arc::new(AtomicU64::new(0));
-    let feed = Feed { queue: tx, lag: lag.clone(), lagged: None };
-    (feed, Subscription { queue: rx, lag, _end: Some(DropGuard(Some(Box::new(end)))) })
+    let leaving = Arc::new(AtomicBool::new(false));
+    let feed = Feed { queue: tx, lag: lag.clone(), leaving: leaving.clone(), lagged: None };
+    (feed, Subscription { queue: rx, lag, leaving, end: Some(DropGuard(Some(Box::new(end)))) })
 }
 
 impl Feed {
@@ -85,14 +88,27 @@ impl Feed {
         }
     }
 
-    /// Tells whether anybody listens.
+    /// Tells whether anybody listens, and means to go on.
     pub(crate) fn is_open(&self) -> bool {
-        !self.queue.is_closed()
+        !self.is_closed() && !self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether nobody would read what is handed over.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue.is_closed()
     }
 }
 
 impl Subscription {
-    /// Waits for the next event; `None` once the carrier is closed. Cancel-safe. Lag is told as soon
+    /// Asks the carrier to let go, and may be read on: what it counted as heard here still comes, then the
+    /// end. Who drops a subscription instead loses what is on its way.
+    pub fn leave(&mut self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        drop(self.end.take());
+    }
+
+    /// Waits for the next event; `None` once the carrier is closed, or has let
+    /// go. Cancel-safe. Lag is told as soon
     /// as it is known, before the frames still queued: order of delivery stays, what is missing lies
     /// somewhere after the last frame heard.
     pub async fn recv(&mut self) -> Option<Event> {

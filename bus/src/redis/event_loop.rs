@@ -15,14 +15,13 @@ use crate::{
     Error, Event, Metrics, Payload, Refusal,
     subscription::{Feed, Subscription, channel},
 };
-use desk::{Desk, Heard, ask_for_all};
+use desk::{Desk, Heard, ask_for_all, let_go};
 use fred::{
     bytes_utils::Str,
-    interfaces::PubsubInterface,
     types::{Message, Value},
 };
 use futures::{
-    StreamExt,
+    FutureExt, StreamExt,
     stream::{BoxStream, SelectAll},
 };
 use place::{Place, State};
@@ -44,6 +43,8 @@ use tracing::{debug, info, warn};
 const AGAIN: Duration = Duration::from_millis(250);
 /// Every so many of those, listeners are sought whose leaving was not told.
 const SWEEP: u32 = 4;
+/// Frames that may lie before an answer at most: what the connection keeps for us.
+const CATCH_UP: usize = 8192;
 
 /// The handle: subscribes.
 #[derive(Clone)]
@@ -187,20 +188,35 @@ impl EventLoop {
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Heard(shard, Heard::Message(message)) => self.deliver(shard, message),
-            Input::Heard(shard, Heard::Lagged(lost)) => {
+            Input::Heard(shard, heard) => self.hear(shard, heard),
+            Input::Map => self.follow(),
+            Input::Ask(Ask::Join { channel, feed, done }) => self.join(channel, feed, done),
+            Input::Ask(Ask::Leave { channel }) => self.sweep(&channel),
+            Input::Done(done) => self.done(done),
+            Input::Tick => self.tick(),
+        }
+    }
+
+    fn hear(&mut self, shard: ShardId, heard: Heard) {
+        match heard {
+            Heard::Message(message) => self.deliver(shard, message),
+            Heard::Lagged(lost) => {
                 warn!(lost, "frames were lost before they were read");
                 self.metrics.lagged.inc_by(lost);
                 for place in self.places.values().filter(|place| place.at == Some(shard)) {
                     place.tell(&Event::Lagged(lost));
                 }
             }
-            Input::Heard(shard, Heard::Reconnected) => self.reconnected(shard),
-            Input::Map => self.follow(),
-            Input::Ask(Ask::Join { channel, feed, done }) => self.join(channel, feed, done),
-            Input::Ask(Ask::Leave { channel }) => self.sweep(&channel),
-            Input::Done(done) => self.done(done),
-            Input::Tick => self.tick(),
+            Heard::Reconnected => self.reconnected(shard),
+        }
+    }
+
+    /// Takes what came before an answer that is here already.
+    fn catch_up(&mut self) {
+        for _ in 0..CATCH_UP {
+            let next = tokio::task::unconstrained(self.heard.next()).now_or_never();
+            let Some(Some((shard, heard))) = next else { return };
+            self.hear(shard, heard);
         }
     }
 
@@ -270,7 +286,7 @@ impl EventLoop {
         let client = desk.client.clone();
         self.work.spawn(async move {
             // Lost with the connection it is as good as done: only listened channels are asked for again.
-            if let Err(fault) = client.sunsubscribe(channel.clone()).await {
+            if let Err(fault) = let_go(&client, channel.clone()).await {
                 debug!(%fault, "a channel could not be let go");
             }
             Done::Left { channel }
@@ -279,6 +295,7 @@ impl EventLoop {
 
     fn left(&mut self, channel: Str) {
         let Some(place) = self.places.get_mut(&channel) else { return };
+        self.count -= place.dismiss();
         if place.waiting.is_empty() {
             self.places.remove(&channel);
             return;
@@ -296,7 +313,10 @@ impl EventLoop {
     fn done(&mut self, done: Done) {
         match done {
             Done::Joined { channel, shard, result } => self.joined(&channel, shard, result),
-            Done::Left { channel } => self.left(channel),
+            Done::Left { channel } => {
+                self.catch_up();
+                self.left(channel);
+            }
             Done::Restored { shard, connection, channels, result } => {
                 let Some(desk) = self.desks.get_mut(&shard) else { return };
                 if desk.connection != connection {

@@ -85,6 +85,7 @@ suite! {
             a_lag_counts_every_frame_dropped
             a_subscriber_that_never_reads_holds_up_nobody
             a_dropped_subscription_counts_no_more
+            one_that_leaves_hears_all_that_it_was_counted_for
             a_place_is_free_again_after_one_of_two_left
             subscriptions_are_bounded
             an_oversize_frame_is_refused

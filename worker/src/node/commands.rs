@@ -3,14 +3,13 @@
 
 use super::{
     calls::{Asked, Incoming, Request},
-    event_loop::{COMMANDS, EventLoop},
+    event_loop::EventLoop,
     peers::{Ask, Ready},
 };
 use crate::{
     clock::{Moment, Now},
     refuse,
 };
-use futures::FutureExt;
 use plexus_bus::{CallId, Envelope, Event as Heard, Trace};
 use plexus_proto::reason::Reason;
 
@@ -98,11 +97,10 @@ impl EventLoop {
         }
     }
 
-    /// Calls that are queued already go to the next owner.
-    pub(super) fn hand_back_commands(&mut self, now: Now) {
-        let Some(mut commands) = self.commands.take() else { return };
-        let mut heard = Vec::new();
-        while commands.recv_many(&mut heard, COMMANDS).now_or_never().is_some_and(|n| n > 0) {}
+    /// Calls that come while the node is handed over go to the next owner. The subject is let go at once, and
+    /// heard until the carrier counts nobody here any more: a call that was counted as taken, and never
+    /// answered, would have failed.
+    pub(super) fn hand_back(&mut self, heard: Vec<Heard>, now: Now) {
         for event in heard {
             let Heard::Frame(frame) = event else { continue };
             let Ok(envelope) = frame.take::<Envelope>() else { continue };

@@ -43,7 +43,7 @@ const TICK_AT_REST: Duration = Duration::from_secs(3);
 /// The soonest that the loop wakes itself again.
 const SOON: Duration = Duration::from_millis(2);
 /// Commands taken in one wake.
-pub(super) const COMMANDS: usize = 64;
+const COMMANDS: usize = 64;
 /// Between two looks at the interest of gateways: with their half second, readers are counted within 5 s.
 const SURVEY: Duration = Duration::from_secs(4);
 /// The same while nobody reads anything.
@@ -105,7 +105,7 @@ pub struct EventLoop {
     pub(super) moved: bool,
     /// The time of this wake.
     pub(super) now: Now,
-    /// Calls from the bus; `None` before the node is open and once it hands over.
+    /// Calls from the bus; `None` before the node is open and once nobody sends it any.
     pub(super) commands: Option<Subscription>,
     /// What the last renewal told of the store.
     store: watch::Receiver<Option<Store>>,
@@ -300,7 +300,9 @@ impl EventLoop {
             Input::Late => self.end(Ended::Fenced),
             Input::Done(done) => self.done(*done, now),
             Input::Tick => {}
+            Input::Commands(heard) if self.draining.is_some() => self.hand_back(heard, now),
             Input::Commands(heard) => self.commands(heard, now),
+            Input::Deaf if self.draining.is_some() => self.commands = None,
             Input::Deaf => self.end(Ended::Failed("the bus is closed".into())),
             Input::Store => self.store_changed(),
             Input::Record => self.read_record(),
@@ -462,14 +464,19 @@ impl EventLoop {
 impl EventLoop {
     fn drain(&mut self, now: Now) {
         self.draining = Some(now.moment);
-        self.hand_back_commands(now);
+        if let Some(commands) = &mut self.commands {
+            commands.leave();
+        }
         self.hand_back_publishes();
         self.log.drain();
     }
 
     fn check_drained(&mut self, now: Now) {
         let late = self.draining.is_some_and(|since| now.moment.since(since) >= DRAIN);
-        let clear = self.log.drained() && self.publishes.is_drained() && self.calls.is_flushed();
+        let clear = self.commands.is_none()
+            && self.log.drained()
+            && self.publishes.is_drained()
+            && self.calls.is_flushed();
         if clear || late || !self.running {
             self.end(Ended::Stopped);
         }

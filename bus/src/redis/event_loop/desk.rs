@@ -64,6 +64,16 @@ pub(super) async fn ask_for_all(client: &Client, channels: &[Str]) -> Result<(),
     for batch in channels.chunks(BATCH) {
         try_join_all(batch.iter().map(|channel| client.ssubscribe(channel.clone()))).await.map_err(read)?;
     }
+    barrier(client).await.map_err(read)
+}
+
+/// Lets a channel go. What was published to it before is among what was heard once this is answered.
+pub(super) async fn let_go(client: &Client, channel: Str) -> Result<(), fred::error::Error> {
+    client.sunsubscribe(channel).await?;
+    barrier(client).await
+}
+
+async fn barrier(client: &Client) -> Result<(), fred::error::Error> {
     let ping = CustomCommand::new_static("PING", ClusterHash::FirstKey, false);
-    client.custom::<Value, _>(ping, Vec::<Value>::new()).await.map(|_| ()).map_err(read)
+    client.custom::<Value, _>(ping, Vec::<Value>::new()).await.map(|_| ())
 }

@@ -31,8 +31,9 @@ impl Place {
         Self { state: State::Joining, at, feeds: Vec::new(), waiting: Vec::new() }
     }
 
+    /// Tells whether nobody means to stay.
     pub(super) fn is_empty(&self) -> bool {
-        self.feeds.is_empty() && self.waiting.is_empty()
+        !self.feeds.iter().any(Feed::is_open) && self.waiting.is_empty()
     }
 
     /// Hands a frame over; true where a listener has gone.
@@ -79,12 +80,21 @@ impl Place {
         self.feeds.iter().chain(self.waiting.iter().map(|(feed, _)| feed)).any(|feed| !feed.is_open())
     }
 
-    /// Forgets listeners that have gone; answers how many.
+    /// Forgets listeners that have gone; answers how many. Those that are leaving hear on until Redis has let
+    /// the channel go, which it does after the last: it counts them among those who heard a frame.
     pub(super) fn sweep(&mut self) -> usize {
         let before = self.feeds.len() + self.waiting.len();
-        self.feeds.retain(Feed::is_open);
         self.waiting.retain(|(feed, _)| feed.is_open());
+        self.feeds.retain(|feed| !feed.is_closed());
+        if !self.is_empty() {
+            self.feeds.retain(Feed::is_open);
+        }
         before - self.feeds.len() - self.waiting.len()
+    }
+
+    /// Ends those that were leaving: Redis has let the channel go. Answers how many.
+    pub(super) fn dismiss(&mut self) -> usize {
+        std::mem::take(&mut self.feeds).len()
     }
 }
 
@@ -107,6 +117,29 @@ mod tests {
         assert!(matches!(heard, Some(Event::Frame(_))), "{heard:?}");
         place.hold();
         assert_eq!(answer.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn one_that_leaves_hears_on_until_redis_has_let_the_channel_go_or_others_stay() {
+        let mut place = Place::new(Some(1));
+        let (feed, mut leaving) = channel(4, || {});
+        place.feeds.push(feed);
+        leaving.leave();
+        assert!(place.has_gone() && place.is_empty());
+        assert_eq!(place.sweep(), 0);
+        place.state = State::Leaving;
+        place.deliver(&Payload::encoded("x"));
+        assert_eq!(place.dismiss(), 1);
+        assert!(matches!(leaving.recv().now_or_never(), Some(Some(Event::Frame(_)))));
+        assert!(matches!(leaving.recv().now_or_never(), Some(None)), "and then the end");
+
+        let (one, mut leaving) = channel(4, || {});
+        let (other, _stays) = channel(4, || {});
+        place.feeds.extend([one, other]);
+        leaving.leave();
+        assert_eq!(place.sweep(), 1);
+        assert!(matches!(leaving.recv().now_or_never(), Some(None)));
+        assert!(!place.is_empty());
     }
 
     #[test]

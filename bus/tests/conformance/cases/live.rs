@@ -171,6 +171,39 @@ pub(crate) async fn a_dropped_subscription_counts_no_more(ground: Ground) {
     .await;
 }
 
+pub(crate) async fn one_that_leaves_hears_all_that_it_was_counted_for(ground: Ground) {
+    for round in 0..20 {
+        let subject = Subject::Calls(node(&format!("n{round}")));
+        let mut subscription = ground.other.subscribe_with(subject.clone(), 4_096).await.unwrap();
+        let publishing = async {
+            let (mut counted, mut after) = (0, 0);
+            for n in 0.. {
+                match ground.bus.publish(subject.clone(), word(&n.to_string())).await.unwrap() {
+                    0 => after += 1,
+                    listen => counted += listen,
+                }
+                if after == 3 {
+                    break;
+                }
+            }
+            counted
+        };
+        let leaving = async {
+            for n in 0..=round {
+                assert_eq!(text(&mut subscription).await, n.to_string());
+            }
+            subscription.leave();
+            let mut heard = round + 1;
+            while subscription.recv().await.is_some() {
+                heard += 1;
+            }
+            heard
+        };
+        let (counted, heard) = tokio::join!(publishing, leaving);
+        assert_eq!(heard, counted, "round {round}");
+    }
+}
+
 pub(crate) async fn a_place_is_free_again_after_one_of_two_left(ground: Ground) {
     let subject = Subject::Calls(node("a"));
     let dropped = ground.other.subscribe(subject.clone()).await.unwrap();
