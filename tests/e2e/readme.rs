@@ -197,8 +197,15 @@ fn every_command_of_a_document_is_run_by_a_test() {
     let documents = std::fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().file_name());
     let documents = documents.map(|name| format!("docs/{}", name.to_str().unwrap()));
     let documents: Vec<_> = documents.filter(|name| name.ends_with(".md")).collect();
-    let pasted =
-        ["README.md", "docs/clients.md", "docs/cli.md", "docs/security.md", "docs/api.md", "docs/errors.md"];
+    let pasted = [
+        "README.md",
+        "docs/clients.md",
+        "docs/cli.md",
+        "docs/security.md",
+        "docs/api.md",
+        "docs/errors.md",
+        "docs/fleet.md",
+    ];
     for document in documents.iter().map(String::as_str).chain(["README.md", "CONTRIBUTING.md"]) {
         for command in commands_of(document) {
             let elsewhere = ELSEWHERE.iter().any(|(begin, _)| command.starts_with(begin));
@@ -208,6 +215,36 @@ fn every_command_of_a_document_is_run_by_a_test() {
             assert!(elsewhere || here, "{document}: nobody runs {command:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_operators_work_when_pasted() {
+    let (redis, folder) = (Server::start(), folder("fleet"));
+    let _workers =
+        [Plexus::worker(&redis.url(), "worker-0").await, Plexus::worker(&redis.url(), "worker-1").await];
+    let gateway = Plexus::gateway(&redis.url()).await;
+    let run = async |command: &str| {
+        let mut run = Command::new("bash");
+        run.args(["-c", command]).current_dir(&folder).kill_on_drop(true);
+        run.envs(
+            shell(command, &folder).as_std().get_envs().filter_map(|(name, value)| Some((name, value?))),
+        );
+        let output = run.env("PLEXUS_URL", format!("http://{}", gateway.address)).output().await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{command}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    eventually(PATIENCE, || async {
+        let said = run("plexus worker ls").await;
+        if said.matches("READY").count() == 2 { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let commands = commands_of("docs/fleet.md");
+    assert!(commands.len() >= 7, "the check reads the document");
+    for command in &commands {
+        run(command).await;
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
