@@ -12,6 +12,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use std::sync::OnceLock;
 
 /// A gateway's counters and gauges.
 #[derive(Clone, Debug)]
@@ -67,6 +68,23 @@ impl Dialect {
     /// Every one.
     pub const ALL: [Self; 6] =
         [Self::Grpc, Self::Connect, Self::Rest, Self::Sse, Self::Ndjson, Self::Websocket];
+}
+
+/// One of each dialect: what every call counts is looked up once.
+#[derive(Debug)]
+pub(crate) struct Each<T>([OnceLock<T>; Dialect::ALL.len()]);
+
+impl<T> Each<T> {
+    /// That of a dialect, found at first by `find`.
+    pub(crate) fn get(&self, dialect: Dialect, find: impl FnOnce() -> T) -> &T {
+        self.0[dialect as usize].get_or_init(find)
+    }
+}
+
+impl<T> Default for Each<T> {
+    fn default() -> Self {
+        Self([const { OnceLock::new() }; Dialect::ALL.len()])
+    }
 }
 
 /// How a call ended.

@@ -46,6 +46,7 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "config/router.rs",
             "frame.rs",
             "resume.rs",
+            "router/beats.rs",
             "router/cursors.rs",
             "router/frames.rs",
             "router/interest.rs",

@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use plexus_gateway::{
     config::Config,
-    edge::{Edge, Served},
+    edge::{Edge, Served, Services},
     metrics::Metrics,
 };
 use plexus_proto::v1::{
@@ -23,7 +23,7 @@ use serde_json::json;
 use std::{io::Write, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, server::NamedService, service::Routes};
+use tonic::{Request, Response, Status, server::NamedService};
 
 /// What a child serves.
 #[derive(Debug, Clone, Subcommand)]
@@ -51,7 +51,7 @@ fn say(address: SocketAddr) -> Result<()> {
 async fn serve() -> Result<()> {
     let config = Config { listen: "127.0.0.1:0".into(), ..Config::default() };
     let served = Served {
-        routes: Routes::new(TopicServiceServer::new(AtOnce)),
+        routes: Services::new(TopicServiceServer::new(AtOnce)),
         services: vec![TopicServiceServer::<AtOnce>::NAME],
         descriptors: Vec::new(),
         healthy: Arc::new(|| true),

@@ -46,13 +46,16 @@ const EXPOSED: [&str; 13] = [
     "www-authenticate",
 ];
 
-/// Everything behind the port.
+/// Everything behind the port; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App {
     desk: Desk,
     /// The same behind the answers that browsers of listed origins need.
-    cors: Cors<Desk>,
+    cors: Arc<Cors<Desk>>,
 }
+
+/// An answer on its way.
+type Answering = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// Where requests go.
 #[derive(Clone)]
@@ -88,44 +91,54 @@ impl App {
         let rest = Rest::new(trunk.clone())?;
         let cors = cors(trunk.auth().clone());
         let desk = Desk(Arc::new(Parts { trunk, connect, rest, reference, compress, echo }));
-        Ok(Self { cors: tower::Layer::layer(&cors, desk.clone()), desk })
+        Ok(Self { cors: Arc::new(tower::Layer::layer(&cors, desk.clone())), desk })
     }
 }
 
 impl Desk {
-    async fn handle(self, mut request: Request<Body>) -> Response<Body> {
+    /// Sends a request on its way. What each way keeps while it waits is its own, so it is boxed here.
+    fn receive(self, mut request: Request<Body>) -> Answering {
         let face = self.face(&request);
         if let Err(refusal) = framed(&request) {
-            self.0.trunk.metrics().refused.inc();
-            let two = request.version() >= Version::HTTP_2;
-            let mut response = self.refuse(face, request, refusal).await;
-            if !two {
-                // Nobody knows for certain where the next request begins.
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            return response;
+            return Box::pin(async move { Ok(self.unframed(face, request, refusal).await) });
         }
         if let Err(refusal) = self.admit(face, &mut request) {
-            self.0.trunk.metrics().refused.inc();
-            let limited = self.0.trunk.rates().attempt(request.extensions()).err();
-            let (refusal, told) = match limited {
-                Some(limited) => (Box::new(limited.error), limited.told.0),
-                None => (refusal, HeaderMap::new()),
-            };
-            let challenge = auth::challenge(&refusal);
-            let mut response = self.refuse(face, request, refusal).await;
-            response.headers_mut().extend(told);
-            if let Some(challenge) = challenge {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-            }
-            return response;
+            return Box::pin(async move { Ok(self.turn_away(face, request, refusal).await) });
         }
         let request = self.timed(face, request);
         match face {
-            Face::Grpc => self.grpc(request).await,
-            Face::Connect => self.connect(request).await,
-            Face::Plain => self.plain(request).await,
+            Face::Grpc => Box::pin(async move { Ok(self.grpc(request).await) }),
+            Face::Connect => Box::pin(async move { Ok(self.connect(request).await) }),
+            Face::Plain => Box::pin(async move { Ok(self.plain(request).await) }),
         }
+    }
+
+    /// Refuses a head that can be read in two ways: nobody knows for certain where the next request begins.
+    async fn unframed(&self, face: Face, request: Request<Body>, refusal: Box<v1::Error>) -> Response<Body> {
+        self.0.trunk.metrics().refused.inc();
+        let two = request.version() >= Version::HTTP_2;
+        let mut response = self.refuse(face, request, refusal).await;
+        if !two {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Refuses a request that may not come in, or too many of them.
+    async fn turn_away(&self, face: Face, request: Request<Body>, refusal: Box<v1::Error>) -> Response<Body> {
+        self.0.trunk.metrics().refused.inc();
+        let limited = self.0.trunk.rates().attempt(request.extensions()).err();
+        let (refusal, told) = match limited {
+            Some(limited) => (Box::new(limited.error), limited.told.0),
+            None => (refusal, HeaderMap::new()),
+        };
+        let challenge = auth::challenge(&refusal);
+        let mut response = self.refuse(face, request, refusal).await;
+        response.headers_mut().extend(told);
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 
     /// Holds a body to its time; a stream of requests may rest between them.
@@ -282,7 +295,7 @@ fn cors(auth: Auth) -> CorsLayer {
 impl Service<Request<Body>> for App {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -291,7 +304,7 @@ impl Service<Request<Body>> for App {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let origin = request.headers().get(header::ORIGIN);
         if origin.is_some_and(|o| self.desk.0.trunk.auth().names(o.as_bytes())) {
-            return Box::pin(self.cors.call(request));
+            return Box::pin(Cors::clone(&self.cors).call(request));
         }
         self.desk.call(request)
     }
@@ -300,15 +313,14 @@ impl Service<Request<Body>> for App {
 impl Service<Request<Body>> for Desk {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let desk = self.clone();
-        Box::pin(async move { Ok(desk.handle(request).await) })
+        self.clone().receive(request)
     }
 }
 

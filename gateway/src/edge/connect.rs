@@ -5,7 +5,7 @@ use super::{
     desc::{Kind, Method},
     guard, json, limits,
     reply::{Answer, Reply},
-    trunk::{Call, Input, Trunk},
+    trunk::{Call, Input, Trunk, metadata},
 };
 use crate::{error, metrics::Dialect};
 use axum::body::Body;
@@ -125,7 +125,7 @@ impl Bridge {
     ) -> impl Future<Output = Result<(Arc<Method>, Reply), ConnectError>> + Send + 'static {
         let (trunk, method) = (self.0.clone(), self.method(path));
         let refused = context.extensions().get::<Refused>().cloned();
-        let (headers, extensions) = (context.headers().clone(), context.extensions().clone());
+        let (headers, extensions) = (metadata(context.headers()), context.extensions().clone());
         let timeout = context.time_remaining();
         async move {
             if let Some(Refused(refusal)) = refused {

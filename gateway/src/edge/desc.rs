@@ -2,8 +2,9 @@
 //! finds its methods here, so none of them knows the name of any.
 
 use super::auth::ask::Asks;
-use crate::error;
+use crate::{error, metrics::Each};
 use plexus_proto::{reason::Reason, v1};
+use prometheus_client::metrics::counter::Counter;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, MethodDescriptor, Value,
 };
@@ -44,6 +45,8 @@ impl Kind {
 pub(crate) struct Method {
     /// Its path, `/package.Service/Method`.
     pub(crate) path: String,
+    /// The same, as a call in memory has it.
+    pub(crate) uri: http::Uri,
     /// Its descriptor, with comments and options.
     pub(crate) desc: MethodDescriptor,
     /// Its request.
@@ -64,6 +67,8 @@ pub(crate) struct Method {
     pub(crate) asks: Asks,
     /// Its HTTP rules, the main one first.
     pub(crate) rules: Vec<Rule>,
+    /// Counts calls that went well.
+    pub(crate) well: Each<Counter>,
 }
 
 /// One `google.api.http` binding.
@@ -188,6 +193,11 @@ impl Method {
         &self.path[1..]
     }
 
+    /// The full name of its service.
+    pub(crate) fn service(&self) -> &str {
+        self.name().split_once('/').map_or("", |(service, _)| service)
+    }
+
     /// Makes the status of a refusal of the edge.
     pub(crate) fn refusal(&self, error: &v1::Error) -> Status {
         error::refusal(error, self.told)
@@ -205,8 +215,10 @@ fn method(desc: MethodDescriptor, told: bool, http: Option<&ExtensionDescriptor>
     let options = desc.method_descriptor_proto().options.as_ref();
     let safe = options.is_some_and(|o| o.idempotency_level() == IdempotencyLevel::NoSideEffects);
     let rules = http.map(|e| rules(&desc.options(), e)).unwrap_or_default();
+    let path = format!("/{}/{}", desc.parent_service().full_name(), desc.name());
     Method {
-        path: format!("/{}/{}", desc.parent_service().full_name(), desc.name()),
+        uri: path.parse().expect("names make a path"),
+        path,
         input: desc.input(),
         output: desc.output(),
         kind: match (desc.is_client_streaming(), desc.is_server_streaming()) {
@@ -222,6 +234,7 @@ fn method(desc: MethodDescriptor, told: bool, http: Option<&ExtensionDescriptor>
         asks: Asks::new(&desc, &rules, safe),
         rules,
         desc,
+        well: Each::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{
     auth::{self, Watch},
+    desc::Method,
     drain::{Drain, Leave},
 };
 use crate::{
@@ -107,15 +108,15 @@ pin_project! {
     pub(crate) struct Bounded {
         #[pin]
         inner: Body,
-        #[pin]
-        sleep: Option<Sleep>,
+        // Boxed, like all that most streams do not have.
+        sleep: Option<Pin<Box<Sleep>>>,
         // Whether it ends because the credentials do, and not at its deadline.
         outlives: bool,
         // Whose credentials may be withdrawn; none where there are no credentials.
         watched: Option<Box<(Caller, Watch)>>,
         // A session leaves by itself.
-        leave: Option<Leave>,
-        trailers: Option<HeaderMap>,
+        leave: Option<Box<Leave>>,
+        trailers: Option<Box<HeaderMap>>,
         ended: bool,
         tally: Tally,
     }
@@ -127,10 +128,8 @@ pub(crate) struct Tally {
     pub(crate) metrics: Arc<Metrics>,
     /// How the client speaks.
     pub(crate) dialect: Dialect,
-    /// The method.
-    pub(crate) method: String,
-    /// Whether it is one of the contract, whose refusals tell their reason.
-    pub(crate) told: bool,
+    /// The method; `None`: it is not in the contract, and its refusals do not tell the contract's reasons.
+    pub(crate) method: Option<Arc<Method>>,
     /// How it ended; cancelled unless the answer ended by itself.
     pub(crate) verdict: Verdict,
 }
@@ -158,8 +157,15 @@ impl Verdict {
 
 impl Tally {
     /// Counts a call as ended.
-    pub(crate) fn done(metrics: &Metrics, dialect: Dialect, method: String, code: Code) {
-        metrics.calls.get_or_create(&metrics::Call { dialect, method, code: error::code_text(code) }).inc();
+    pub(crate) fn done(metrics: &Metrics, dialect: Dialect, method: Option<&Method>, code: Code) {
+        let count = || {
+            let (name, code) = (method.map_or("", Method::name), error::code_text(code));
+            metrics.calls.get_or_create(&metrics::Call { dialect, method: name.to_owned(), code }).clone()
+        };
+        match method.filter(|_| code == Code::Ok) {
+            Some(method) => method.well.get(dialect, count).inc(),
+            None => count().inc(),
+        };
     }
 
     fn open(&self) {
@@ -170,7 +176,7 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         self.metrics.streams.get_or_create(&metrics::ByDialect { dialect: self.dialect }).dec();
-        Self::done(&self.metrics, self.dialect, std::mem::take(&mut self.method), self.verdict.get());
+        Self::done(&self.metrics, self.dialect, self.method.as_deref(), self.verdict.get());
     }
 }
 
@@ -188,11 +194,11 @@ impl Bounded {
         tally.open();
         Self {
             inner,
-            sleep: at.into_iter().chain(ends).min().map(tokio::time::sleep_until),
+            sleep: at.into_iter().chain(ends).min().map(|at| Box::pin(tokio::time::sleep_until(at))),
             outlives: ends.is_some_and(|ends| at.is_none_or(|at| ends < at)),
             watched: watched.map(Box::new),
-            leave,
-            trailers,
+            leave: leave.map(Box::new),
+            trailers: trailers.map(Box::new),
             ended: false,
             tally,
         }
@@ -226,7 +232,7 @@ impl http_body::Body for Bounded {
         if *me.ended {
             return Poll::Ready(None);
         }
-        let late = me.sleep.as_mut().as_pin_mut().is_some_and(|s| s.poll(context).is_ready());
+        let late = me.sleep.as_mut().is_some_and(|s| s.as_mut().poll(context).is_ready());
         let leaves = me.leave.as_mut().is_some_and(|leave| Pin::new(leave).poll(context).is_ready());
         let end = match me.watched.as_deref_mut().map(|(caller, watch)| watch.poll(Some(caller), context)) {
             Some(Poll::Ready(error)) => Some(error),
@@ -237,7 +243,8 @@ impl http_body::Body for Bounded {
         if let Some(error) = end {
             *me.ended = true;
             me.inner.set(Body::empty()); // Drops the service's stream.
-            let status = error::refusal(&error, me.tally.told);
+            let told = me.tally.method.as_ref().is_some_and(|m| m.told);
+            let status = error::refusal(&error, told);
             me.tally.verdict.set(status.code());
             return Poll::Ready(Some(Ok(trailers(&status))));
         }
@@ -247,7 +254,7 @@ impl http_body::Body for Bounded {
                 Ok(mut map) => {
                     *me.ended = true;
                     me.tally.verdict.set(Status::from_header_map(&map).map_or(Code::Unknown, |s| s.code()));
-                    map.extend(me.trailers.take().unwrap_or_default());
+                    map.extend(me.trailers.take().map(|trailers| *trailers).unwrap_or_default());
                     Frame::trailers(map)
                 }
                 Err(data) => data,

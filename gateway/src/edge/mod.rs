@@ -6,7 +6,7 @@
 //!   [`drain`] end them
 //! - [`auth`] says who asks; [`limits`], [`rate`] and [`guard`] hold requests to their bounds, [`flood`] what
 //!   is none
-//! - [`trunk`] is the one way into the services, [`mod@reply`] what comes back; [`desc`] what they are,
+//! - [`trunk`] is the one way into the [`services`], [`mod@reply`] what comes back; [`desc`] what they are,
 //!   [`reflection`] tells it to clients
 //! - [`native`] shared answers of gRPC; [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`]
 //!   streams as text
@@ -48,6 +48,7 @@ mod reply;
 mod rest;
 mod route;
 mod schema;
+mod services;
 mod sse;
 pub(crate) mod tls;
 pub(crate) mod trunk;
@@ -59,6 +60,7 @@ pub use connection::Peer;
 pub use desc::Error;
 pub use limits::Trailers;
 pub use opening::ClientCertificate;
+pub use services::Services;
 
 use crate::{config::Config, metrics::Metrics, pulse::Beat, resume::Tokens};
 use app::App;
@@ -74,7 +76,6 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Tls;
 use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use trunk::Trunk;
 
@@ -107,7 +108,7 @@ pub struct Edge {
 /// What an edge puts on its port.
 pub struct Served {
     /// The services.
-    pub routes: Routes,
+    pub routes: Services,
     /// Their full names.
     pub services: Vec<&'static str>,
     /// Their methods that everybody may call, as `/package.Service/Method`.

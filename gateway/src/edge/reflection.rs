@@ -2,12 +2,12 @@
 //! stream at the first name that it does not know; the protocol has an answer for that, and real clients
 //! go on after it.
 
-use super::desc::Registry;
+use super::{desc::Registry, services::Services};
 use futures::{StreamExt, stream::BoxStream};
 use prost::Message;
 use prost_reflect::{DescriptorPool, FileDescriptor};
 use std::sync::Arc;
-use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_reflection::pb::{
     v1::{
         ErrorResponse, ExtensionNumberResponse, ExtensionRequest, FileDescriptorResponse,
@@ -35,7 +35,7 @@ impl Reflection {
     }
 
     /// Serves it in both versions.
-    pub(crate) fn serve(self, routes: Routes) -> Routes {
+    pub(crate) fn serve(self, routes: Services) -> Services {
         let v1 = ServerReflectionServer::new(self.clone());
         routes.add_service(v1).add_service(alpha::ServerReflectionServer::new(self))
     }

@@ -64,16 +64,16 @@ impl Answer {
 
 /// The answers of a call, then its outcome.
 pub(crate) struct Reply {
-    /// Leading metadata.
-    headers: HeaderMap,
+    /// Leading metadata; boxed like all that most streams do not have.
+    headers: Option<Box<HeaderMap>>,
     /// What the head of an answer says about the rate.
     told: Option<Box<Told>>,
-    trailers: Option<Trailers>,
+    trailers: Option<Box<Trailers>>,
     verdict: Option<Verdict>,
     body: Body,
     shared: Option<Frames>,
     buffer: Bytes,
-    outcome: Option<(Status, HeaderMap)>,
+    outcome: Option<Box<(Status, HeaderMap)>>,
     /// Shared answers since the body was looked at.
     row: u8,
 }
@@ -87,12 +87,12 @@ impl Reply {
         let refused = Status::from_header_map(&parts.headers).filter(|s| s.code() != Code::Ok);
         let (headers, outcome) = match refused {
             Some(mut status) => {
-                let trailers = metadata(std::mem::take(status.metadata_mut()).into_headers());
-                (HeaderMap::new(), Some((status, trailers)))
+                let trailers = metadata(&std::mem::take(status.metadata_mut()).into_headers());
+                (None, Some(Box::new((status, trailers))))
             }
-            None => (parts.headers, None),
+            None => (Some(Box::new(parts.headers)), None),
         };
-        let (trailers, verdict) = (parts.extensions.remove(), parts.extensions.remove());
+        let (trailers, verdict) = (parts.extensions.remove().map(Box::new), parts.extensions.remove());
         Self { headers, told, trailers, verdict, body, shared, buffer: Bytes::new(), outcome, row: 0 }
     }
 
@@ -108,7 +108,7 @@ impl Reply {
 
     /// Takes the leading metadata.
     pub(crate) fn headers(&mut self) -> HeaderMap {
-        let mut headers = metadata(std::mem::take(&mut self.headers));
+        let mut headers = self.headers.take().map(|headers| metadata(&headers)).unwrap_or_default();
         headers.extend(self.told());
         headers
     }
@@ -157,7 +157,7 @@ impl Reply {
 
     /// The outcome and the trailing metadata, after the last answer.
     pub(crate) fn outcome(self) -> (Result<(), Status>, HeaderMap) {
-        match self.outcome {
+        match self.outcome.map(|outcome| *outcome) {
             Some((status, trailers)) if status.code() == Code::Ok => (Ok(()), trailers),
             Some((status, trailers)) => (Err(status), trailers),
             None => (Ok(()), HeaderMap::new()),
@@ -190,11 +190,11 @@ impl Reply {
         if let Some(verdict) = &self.verdict {
             verdict.set(status.code());
         }
-        self.outcome = Some((status, trailers));
+        self.outcome = Some(Box::new((status, trailers)));
     }
 
     fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, axum::Error>>) {
-        let broken = |status: Status| Some((status, HeaderMap::new()));
+        let broken = |status: Status| Some(Box::new((status, HeaderMap::new())));
         match frame {
             None => {
                 self.outcome = broken(error::status(&v1::Error::new(
@@ -211,8 +211,8 @@ impl Reply {
                     let mut status = Status::from_header_map(&trailers)
                         .unwrap_or_else(|| Status::unknown("the answer has no outcome"));
                     status.metadata_mut().clear();
-                    trailers = metadata(trailers);
-                    self.outcome = Some((status, trailers));
+                    trailers = metadata(&trailers);
+                    self.outcome = Some(Box::new((status, trailers)));
                 }
             },
         }

@@ -9,7 +9,7 @@ use super::{
     problem,
     route::{Captures, Found, Route, Routes, has_verb},
     sse::{self, Form},
-    trunk::{Call, Input, Trunk},
+    trunk::{Call, Input, Trunk, metadata},
 };
 use crate::{error, metrics::Dialect};
 use axum::body::Body;
@@ -46,11 +46,11 @@ impl Rest {
     /// Answers a request; an error becomes a problem.
     pub(crate) async fn handle(&self, request: Request<Body>) -> Response<Body> {
         guard::patiently(request, |request| async move {
-            let (parts, body) = request.into_parts();
-            let (headers, mut told) = (parts.headers.clone(), HeaderMap::new());
-            let mut response = match self.answer(parts, body, &mut told).await {
+            let (mut parts, body) = request.into_parts();
+            let mut told = HeaderMap::new();
+            let mut response = match self.answer(&mut parts, body, &mut told).await {
                 Ok(response) => response,
-                Err(error) => problem::response(self.trunk.registry(), &headers, &error),
+                Err(error) => problem::response(self.trunk.registry(), &parts.headers, &error),
             };
             response.headers_mut().extend(told);
             response
@@ -61,13 +61,13 @@ impl Rest {
     /// `told` takes what any answer says about the rate.
     async fn answer(
         &self,
-        parts: request::Parts,
+        parts: &mut request::Parts,
         body: Body,
         told: &mut HeaderMap,
     ) -> Result<Response<Body>, Box<v1::Error>> {
         let found = self.routes.find(&parts.method, parts.uri.path())?;
         if found.unary.is_none() && found.stream.is_none() {
-            return self.nothing(&parts, &found);
+            return self.nothing(parts, &found);
         }
         let shared = found.unary.is_some() && found.stream.is_some();
         let (route, captures, form) = choose(found, &negotiate::accept(&parts.headers))?;
@@ -83,7 +83,7 @@ impl Rest {
         let limit = self.trunk.limits().body_bytes_max;
         // The time a body takes is the call's.
         let begun = Instant::now();
-        let reading = request(route, captures, &parts, body, limit);
+        let reading = request(route, captures, parts, body, limit);
         let request = match limits::deadline(self.trunk.limits(), timeout, false) {
             Some(by) => timeout_at(by, reading).await.map_err(|_| Box::new(limits::expired()))??,
             None => reading.await?,
@@ -95,13 +95,12 @@ impl Rest {
             Some(Form::Sse) => Dialect::Sse,
             Some(Form::Ndjson) => Dialect::Ndjson,
         };
-        let headers = parts.headers.clone();
         let input = Input::One(request.encode_to_vec().into());
         let call = Call {
             dialect,
             method: method.clone(),
-            headers: parts.headers,
-            extensions: parts.extensions,
+            headers: metadata(&parts.headers),
+            extensions: std::mem::take(&mut parts.extensions),
             timeout,
             input,
         };
@@ -110,14 +109,17 @@ impl Rest {
         let Some(form) = form else {
             let (answer, _) =
                 reply.only().await.map_err(|(status, _)| Box::new(error::from_status(&status)))?;
-            return Ok(varied(shared, convention::resource(&method, &answer, &headers)?));
+            return Ok(varied(shared, convention::resource(&method, &answer, &parts.headers)?));
         };
         if reply.is_refused() {
             let (outcome, _) = reply.finish().await;
             let status = outcome.err().unwrap_or_else(|| tonic::Status::unknown("refused without a reason"));
             return Err(Box::new(error::from_status(&status)));
         }
-        Ok(varied(shared, sse::response(self.trunk.clone(), method, form, headers, reply)))
+        Ok(varied(
+            shared,
+            sse::response(self.trunk.clone(), method, form, std::mem::take(&mut parts.headers), reply),
+        ))
     }
 
     /// Answers a path that the verb does not have.

@@ -10,13 +10,14 @@ use super::{
     limits::{self, Bounded, Silent, Tally, Trailers, Trailing, Verdict},
     rate::Rates,
     reply::Reply,
+    services::Services,
 };
 use crate::{
     caller::{Caller, Deadline},
     config::Limits,
     error,
     frame::{Shared, TakesFrames},
-    metrics::{ByDialect, Dialect, Metrics},
+    metrics::{ByDialect, Dialect, Each, Metrics},
     resume::Tokens,
 };
 use axum::body::Body;
@@ -25,45 +26,20 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{Full, StreamBody};
 use plexus_bus::Trace;
+use prometheus_client::metrics::histogram::Histogram;
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tonic::{Code, Status};
-use tower::ServiceExt;
 use tracing::Instrument;
-
-/// Headers of a dialect or a connection, which are no metadata of a call.
-const NOT_METADATA: [HeaderName; 16] = [
-    header::ACCEPT,
-    header::ACCEPT_ENCODING,
-    header::CONNECTION,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::HOST,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("connect-accept-encoding"),
-    HeaderName::from_static("connect-content-encoding"),
-    HeaderName::from_static("grpc-accept-encoding"),
-    HeaderName::from_static("grpc-encoding"),
-    HeaderName::from_static("grpc-timeout"),
-];
-
-/// The outcome, which is no metadata either.
-const OUTCOME: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 
 /// The services and what every call needs; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Trunk {
-    services: axum::Router,
-    shared: Arc<Parts>,
-}
+pub(crate) struct Trunk(Arc<Parts>);
 
 struct Parts {
+    services: Services,
     registry: Registry,
     auth: Auth,
     limits: Limits,
@@ -71,6 +47,8 @@ struct Parts {
     drain: Drain,
     tokens: Tokens,
     metrics: Arc<Metrics>,
+    /// How long calls take, as the metrics have it.
+    seconds: Each<Histogram>,
 }
 
 /// A call as a dialect makes it.
@@ -79,7 +57,7 @@ pub(crate) struct Call {
     pub(crate) dialect: Dialect,
     /// What it calls.
     pub(crate) method: Arc<Method>,
-    /// Its metadata; headers of the dialect itself are left out on the way.
+    /// Its [`metadata`].
     pub(crate) headers: HeaderMap,
     /// The caller and whatever else came with the connection.
     pub(crate) extensions: Extensions,
@@ -100,7 +78,7 @@ pub(crate) enum Input {
 impl Trunk {
     /// Puts the services together with what their calls are held to.
     pub(crate) fn new(
-        services: tonic::service::Routes,
+        services: Services,
         registry: Registry,
         (auth, tokens): (Auth, Tokens),
         limits: Limits,
@@ -108,45 +86,44 @@ impl Trunk {
         drain: Drain,
         metrics: Metrics,
     ) -> Self {
-        let services = services.prepare().into_axum_router();
-        let metrics = metrics.into();
-        let parts = Parts { registry, auth, limits, rates, drain, tokens, metrics };
-        Self { services, shared: Arc::new(parts) }
+        let (metrics, seconds) = (metrics.into(), Each::default());
+        let parts = Parts { services, registry, auth, limits, rates, drain, tokens, metrics, seconds };
+        Self(Arc::new(parts))
     }
 
     /// What is served.
     pub(crate) fn registry(&self) -> &Registry {
-        &self.shared.registry
+        &self.0.registry
     }
 
     /// Who may come in.
     pub(crate) fn auth(&self) -> &Auth {
-        &self.shared.auth
+        &self.0.auth
     }
 
     /// What requests are held to.
     pub(crate) fn limits(&self) -> &Limits {
-        &self.shared.limits
+        &self.0.limits
     }
 
     /// How often callers may call.
     pub(crate) fn rates(&self) -> &Rates {
-        &self.shared.rates
+        &self.0.rates
     }
 
     /// How the gateway leaves.
     pub(crate) fn drain(&self) -> &Drain {
-        &self.shared.drain
+        &self.0.drain
     }
 
     /// Makes and reads resume tokens.
     pub(crate) fn tokens(&self) -> &Tokens {
-        &self.shared.tokens
+        &self.0.tokens
     }
 
     /// What is counted.
     pub(crate) fn metrics(&self) -> &Metrics {
-        &self.shared.metrics
+        &self.0.metrics
     }
 
     /// Calls a method. Dropping the reply cancels the call.
@@ -160,10 +137,10 @@ impl Trunk {
         let mut request = Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
-        *request.uri_mut() = call.method.path.parse().expect("a method's path is a path");
+        *request.uri_mut() = call.method.uri.clone();
         *request.extensions_mut() = call.extensions;
         request.extensions_mut().insert(TakesFrames { ids: call.dialect == Dialect::Sse });
-        *request.headers_mut() = metadata(call.headers);
+        *request.headers_mut() = call.headers;
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         Reply::new(self.serve(call.dialect, Some(&call.method), call.timeout, request).await)
@@ -173,12 +150,11 @@ impl Trunk {
     pub(crate) async fn serve(
         &self,
         dialect: Dialect,
-        method: Option<&Method>,
+        method: Option<&Arc<Method>>,
         asked: Option<Duration>,
         request: Request<Body>,
     ) -> Response<Body> {
-        let name = method.map(Method::name).unwrap_or_default();
-        match self.shared.rates.take(request.extensions()) {
+        match self.0.rates.take(request.extensions()) {
             Ok(standing) => {
                 let mut response = self.run(dialect, method, asked, request).await;
                 // The frames of a session have no place for it.
@@ -189,7 +165,7 @@ impl Trunk {
             }
             Err(limited) => {
                 let refusal = error::refusal(&limited.error, method.is_some_and(|m| m.told));
-                Tally::done(&self.shared.metrics, dialect, name.to_owned(), refusal.code());
+                Tally::done(&self.0.metrics, dialect, method.map(|m| &**m), refusal.code());
                 let mut response = refusal.into_http();
                 response.extensions_mut().insert(limited.told);
                 response
@@ -199,53 +175,54 @@ impl Trunk {
 
     /// The end of a stream with the gateway. A session leaves as a whole, and says how its streams go on.
     fn leave(&self, dialect: Dialect, extensions: &Extensions) -> Option<Leave> {
-        (dialect != Dialect::Websocket).then(|| self.shared.drain.enter(extensions))
+        (dialect != Dialect::Websocket).then(|| self.0.drain.enter(extensions))
+    }
+
+    /// Through the gate and to the service.
+    async fn pass(&self, method: Option<&Arc<Method>>, request: Request<Body>) -> Response<Body> {
+        let Some(method) = method else { return error::refusal(&auth::missing(), false).into_http() };
+        match gate::pass(request, method, self.0.limits.message_bytes_max).await {
+            Ok(request) => match self.0.services.call(method.service(), request) {
+                Some(answer) => answer.await,
+                None => Status::unimplemented("the service is described and not served").into_http(),
+            },
+            Err(refusal) => refusal.into_http(),
+        }
     }
 
     async fn run(
         &self,
         dialect: Dialect,
-        method: Option<&Method>,
+        method: Option<&Arc<Method>>,
         asked: Option<Duration>,
         mut request: Request<Body>,
     ) -> Response<Body> {
-        let Parts { limits, metrics, .. } = &*self.shared;
-        let name = method.map(Method::name).unwrap_or_default();
+        let Parts { limits, metrics, .. } = &*self.0;
         // What is not in the contract (reflection) may stream, so it is treated as a stream.
         let streams = method.is_none_or(|m| m.kind.streams());
         let at = limits::deadline(limits, asked, streams);
         // A session looks after its caller's credentials by itself, and takes fresh ones.
         let caller = request.extensions().get::<Caller>().filter(|_| dialect != Dialect::Websocket);
         let ends = caller.and_then(ends);
-        let watch = if streams { self.shared.auth.watch() } else { None };
+        let watch = if streams { self.0.auth.watch() } else { None };
         let watched = caller.filter(|_| method.is_none_or(|m| !m.open)).cloned().zip(watch);
         if let Some(at) = at {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
         let leave = if streams { self.leave(dialect, request.extensions()) } else { None };
         let began = tokio::time::Instant::now();
-        let span = span(name, dialect, request.extensions());
+        let span = span(method.map_or("", |m| m.name()), dialect, request.extensions());
         join_trace(&span, request.headers_mut());
-        let services = self.services.clone();
-        let answer = async move {
-            let request = match method {
-                Some(method) => gate::pass(request, method, limits.message_bytes_max).await,
-                None => Err(error::refusal(&auth::missing(), false)),
-            };
-            match request {
-                Ok(request) => services.oneshot(request).await,
-                Err(refusal) => Ok(refusal.into_http()),
-            }
-        };
-        let answer = answer.instrument(span);
+        // Pinned where it is: what is moved further is a pointer, and not the state of the whole call.
+        let answer = std::pin::pin!(self.pass(method, request).instrument(span));
         let answer = match at {
             Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
             None => Some(answer.await),
         };
         // What is not in the contract does not speak its words either.
         let told = method.is_some_and(|m| m.told);
-        let Some(Ok(mut response)) = answer else {
-            Tally::done(metrics, dialect, name.to_owned(), Code::DeadlineExceeded);
+        let Some(mut response) = answer else {
+            Tally::done(metrics, dialect, method.map(|m| &**m), Code::DeadlineExceeded);
             return error::refusal(&limits::expired(), told).into_http();
         };
         let bare = |status: Status| guard::bare(&status, limits.message_bytes_max);
@@ -257,7 +234,7 @@ impl Trunk {
         if streams && code == Code::Ok {
             let verdict = Verdict::cancelled();
             response.extensions_mut().insert(verdict.clone());
-            let tally = Tally { metrics: metrics.clone(), dialect, method: name.to_owned(), told, verdict };
+            let tally = Tally { metrics: metrics.clone(), dialect, method: method.cloned(), verdict };
             // A body that others stand in for says nothing, and need not keep the buffers that it would use.
             let silent = response.extensions().get::<Shared>().is_some();
             return response.map(|body| {
@@ -265,8 +242,9 @@ impl Trunk {
                 Body::new(Bounded::new(body, (at, ends), watched, leave, trailers, tally))
             });
         }
-        Tally::done(metrics, dialect, name.to_owned(), code);
-        metrics.call_seconds.get_or_create(&ByDialect { dialect }).observe(began.elapsed().as_secs_f64());
+        Tally::done(metrics, dialect, method.map(|m| &**m), code);
+        let seconds = || metrics.call_seconds.get_or_create(&ByDialect { dialect }).clone();
+        self.0.seconds.get(dialect, seconds).observe(began.elapsed().as_secs_f64());
         match trailers {
             Some(trailers) => response.map(|body| Body::new(Trailing::new(body, trailers))),
             None => response,
@@ -302,15 +280,35 @@ fn join_trace(span: &tracing::Span, headers: &mut HeaderMap) {
     }
 }
 
-/// Leaves only metadata.
-pub(crate) fn metadata(mut headers: HeaderMap) -> HeaderMap {
-    for name in NOT_METADATA {
-        headers.remove(name);
-    }
-    for name in OUTCOME {
-        headers.remove(name);
-    }
-    headers
+/// The metadata of a call, or of an answer: all but the headers of a dialect or a connection, and the outcome.
+pub(crate) fn metadata(headers: &HeaderMap) -> HeaderMap {
+    let all = headers.iter().filter(|(name, _)| is_metadata(name));
+    all.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn is_metadata(name: &HeaderName) -> bool {
+    !matches!(
+        name.as_str(),
+        "accept"
+            | "accept-encoding"
+            | "connect-accept-encoding"
+            | "connect-content-encoding"
+            | "connection"
+            | "content-encoding"
+            | "content-length"
+            | "content-type"
+            | "grpc-accept-encoding"
+            | "grpc-encoding"
+            | "grpc-message"
+            | "grpc-status"
+            | "grpc-status-details-bin"
+            | "grpc-timeout"
+            | "host"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// A message behind the five bytes that gRPC puts before it.

@@ -148,7 +148,7 @@ impl Subscriptions {
         if !reading.cursors.iter().all(begun) {
             return;
         }
-        if let Some((answer, queue)) = reading.answer.take() {
+        if let Some((answer, queue)) = reading.answer.take().map(|waits| *waits) {
             let slots = reading.cursors.len();
             let _ = answer.send(Ok(queue)); // where nobody waits, the queue tells that it is gone
             (0..slots).for_each(|slot| self.resume(id, slot, now));

@@ -10,7 +10,7 @@ use plexus_proto::{
     v1::{self, View, message::Origin, subscription_event::Event},
 };
 use prost::Message as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Which messages a reader wants; all fields given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,12 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// The same for readers to hold; those who want everything hold one together.
+    pub(crate) fn shared(self) -> Arc<Self> {
+        static EVERYTHING: LazyLock<Arc<Filter>> = LazyLock::new(Arc::default);
+        if self == Self::default() { EVERYTHING.clone() } else { Arc::new(self) }
+    }
+
     /// Tells whether a message passes.
     pub(crate) fn passes(&self, message: &LogMessage) -> bool {
         let among = |list: &[bytes::Bytes]| list.contains(&message.author);

@@ -43,7 +43,7 @@ impl Subscriptions {
                 topic: topic.name.clone(),
             });
         }
-        let gave_up = |r: &Reading| r.answer.as_ref().is_some_and(|(answer, _)| answer.is_closed());
+        let gave_up = |r: &Reading| r.answer.as_ref().is_some_and(|waits| waits.0.is_closed());
         let gone: Vec<u64> = self.readers.iter().filter(|(_, r)| gave_up(r)).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|id| self.remove(id, now));
         let interval = self.config.check_interval;

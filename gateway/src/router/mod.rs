@@ -4,10 +4,12 @@
 //!
 //! [`pending`] are calls, by protocol.md P19. [`reader`] is one topic's [`place`] in its log (P20–P22),
 //! [`topic`] the readers that move with it, [`cursors`] how they come to, [`subscriptions`] all of them
-//! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`frames`] the words it hears. All
+//! and [`interest`] what that makes of nodes (P23), [`queue`] what waits for one reader, [`beats`] when it hears that
+//! it lives, [`frames`] the words it hears. All
 //! of these are pure. [`heard`] is what the loop listens to, [`notes`] what those who wait tell it, [`orders`]
 //! how it does what is asked, [`jobs`] the slow work that it sends out, [`metrics`] what is counted.
 
+mod beats;
 mod call;
 mod cursors;
 mod event_loop;

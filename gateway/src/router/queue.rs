@@ -31,7 +31,6 @@ use std::{
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
-use tokio::time::Sleep;
 
 /// When a slow reader may come back.
 const SLOW_RETRY: Duration = Duration::from_secs(1);
@@ -120,6 +119,10 @@ struct State {
     /// Ends the stream once the queue is empty.
     failed: Option<Failure>,
     finished: bool,
+    /// When the reader last took something.
+    last: Instant,
+    /// It has been long ago.
+    silent: bool,
     waker: Option<Waker>,
 }
 
@@ -139,8 +142,6 @@ pub(crate) struct Queue {
     id: u64,
     state: Arc<Mutex<State>>,
     notes: Notes,
-    silence: Option<Pin<Box<Sleep>>>,
-    last: Instant,
 }
 
 /// Makes both ends.
@@ -177,9 +178,11 @@ pub(crate) fn queue(
         hungry: false,
         failed: None,
         finished: false,
+        last: Instant::now(),
+        silent: false,
         waker: None,
     }));
-    (Feed(state.clone()), Queue { id, state, notes, silence: None, last: Instant::now() })
+    (Feed(state.clone()), Queue { id, state, notes })
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -236,6 +239,19 @@ impl Feed {
         let mut state = lock(&self.0);
         state.failed.get_or_insert(failure);
         state.wake();
+    }
+
+    /// Lets the reader hear that its stream lives, if it has heard nothing for long; answers when to look
+    /// again.
+    pub(crate) fn beat(&self, now: Instant) -> Instant {
+        let mut state = lock(&self.0);
+        let heartbeat = state.terms.heartbeat;
+        if now < state.last + heartbeat {
+            return state.last + heartbeat;
+        }
+        state.silent = true;
+        state.wake();
+        now + heartbeat
     }
 
     /// Tells whether a message of this size fits without the policy.
@@ -417,24 +433,17 @@ impl Stream for Queue {
                 state.hungry = false;
                 this.notes.say(Note::Drained(this.id));
             }
-            this.last = Instant::now();
+            (state.last, state.silent) = (Instant::now(), false);
             return Poll::Ready(Some(next));
         }
         if state.finished {
             return Poll::Ready(None);
         }
-        state.waker = Some(cx.waker().clone());
-        let heartbeat = state.terms.heartbeat;
-        let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(heartbeat)));
-        while silence.as_mut().poll(cx).is_ready() {
-            let quiet = this.last.elapsed();
-            if quiet >= heartbeat {
-                this.last = Instant::now();
-                silence.as_mut().reset((this.last + heartbeat).into());
-                return Poll::Ready(Some(Ok(state.heartbeat())));
-            }
-            silence.as_mut().reset((this.last + heartbeat).into());
+        if std::mem::take(&mut state.silent) {
+            state.last = Instant::now();
+            return Poll::Ready(Some(Ok(state.heartbeat())));
         }
+        state.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 }

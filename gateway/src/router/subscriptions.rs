@@ -3,6 +3,7 @@
 
 use super::{
     Failure, Metrics,
+    beats::Beats,
     frames::Filter,
     notes::{Note, Notes},
     place::{Found, Place, Told, Walked},
@@ -67,6 +68,9 @@ pub(super) enum Cursor {
     Ended,
 }
 
+/// Who waits for a stream to begin, and the stream.
+pub(super) type Waits = (oneshot::Sender<Result<Queue, Failure>>, Queue);
+
 pub(super) struct Reading {
     pub(super) feed: Feed,
     pub(super) view: View,
@@ -76,7 +80,7 @@ pub(super) struct Reading {
     /// By slot: the topic's number and where the reader is.
     pub(super) cursors: Vec<(u32, Cursor)>,
     /// Until every topic has begun: who waits, and what they get.
-    pub(super) answer: Option<(oneshot::Sender<Result<Queue, Failure>>, Queue)>,
+    pub(super) answer: Option<Box<Waits>>,
 }
 
 /// All readers and the topics they follow.
@@ -92,6 +96,7 @@ pub(crate) struct Subscriptions {
     /// Reads that wait their turn, and how many are under way.
     pub(super) queued: VecDeque<(u64, usize)>,
     pub(super) reads: usize,
+    pub(super) beats: Beats,
     pub(super) last_t: u32,
     pub(super) last_id: u64,
     pub(super) config: config::Router,
@@ -112,6 +117,7 @@ impl Subscriptions {
             restless: HashSet::new(),
             queued: VecDeque::new(),
             reads: 0,
+            beats: Beats::new(Instant::now()),
             last_t: 0,
             last_id: 0,
             config,
@@ -160,14 +166,15 @@ impl Subscriptions {
         let reading = Reading {
             feed,
             view: wish.view,
-            filter: Arc::new(wish.filter),
+            filter: wish.filter.shared(),
             strict: wish.require_recovery,
             patient: wish.terms.policy == queue::Policy::Disconnect,
             cursors,
-            answer: Some((answer, queue)),
+            answer: Some(Box::new((answer, queue))),
         };
         let ts: Vec<u32> = reading.cursors.iter().map(|(t, _)| *t).collect();
         self.readers.insert(id, reading);
+        self.beats.plan(id, now + wish.terms.heartbeat);
         for (slot, t) in ts.into_iter().enumerate() {
             self.rejoin(t);
             self.ask(t, now);
@@ -399,16 +406,6 @@ impl Subscriptions {
         self.nodes.contains_key(node)
     }
 
-    /// Does what is due: reads to repeat, patience that is over.
-    pub(crate) fn tick(&mut self, now: Instant) {
-        for (id, slot) in std::mem::take(&mut self.timed) {
-            self.advance(id, slot, now);
-        }
-        for t in std::mem::take(&mut self.restless) {
-            self.pull(t, now);
-        }
-    }
-
     pub(super) fn ask(&mut self, t: u32, now: Instant) {
         let Some(topic) = self.topics.get_mut(&t) else { return };
         if topic.ask_facts(now) {
@@ -466,8 +463,8 @@ impl Subscriptions {
     pub(super) fn fail(&mut self, id: u64, failure: Failure, now: Instant) {
         let Some(reading) = self.readers.get_mut(&id) else { return };
         match reading.answer.take() {
-            Some((answer, _)) => {
-                let _ = answer.send(Err(failure));
+            Some(waits) => {
+                let _ = waits.0.send(Err(failure));
             }
             None => reading.feed.fail(failure),
         }

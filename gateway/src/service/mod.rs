@@ -22,7 +22,9 @@ pub(crate) mod watch;
 
 use crate::{
     caller::{Caller, Deadline},
-    config, error,
+    config,
+    edge::Services,
+    error,
     holdings::{Hold, Holdings},
     router::{Failure, Request as Asked, Router},
 };
@@ -41,7 +43,7 @@ use std::{
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
-use tonic::{Request, Response, Status, codec::CompressionEncoding, server::NamedService, service::Routes};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, server::NamedService};
 use watch::Watching;
 
 /// The node that paths without a node mean; it is made on first use.
@@ -64,7 +66,7 @@ pub(crate) fn routes(
     router: Router,
     watching: Watching,
     config: &config::Config,
-) -> (Routes, Vec<&'static str>) {
+) -> (Services, Vec<&'static str>) {
     let limits = Arc::new(config.limits.clone());
     let size = limits.message_bytes_max;
     let service = Service { router, watching, limits, auth: Arc::new(config.auth.clone()) };
@@ -77,7 +79,7 @@ pub(crate) fn routes(
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
-    let routes = Routes::new(served!(AdminServiceServer))
+    let routes = Services::new(served!(AdminServiceServer))
         .add_service(served!(NodeServiceServer))
         .add_service(served!(PeerServiceServer))
         .add_service(served!(TopicServiceServer));

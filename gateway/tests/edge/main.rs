@@ -18,7 +18,7 @@ mod toy;
 
 use plexus_gateway::{
     config::Config,
-    edge::{Edge, Served},
+    edge::{Edge, Served, Services},
     metrics::Metrics,
     resume::Tokens,
 };
@@ -26,7 +26,7 @@ use plexus_proto::v1::topic_service_server::TopicServiceServer;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes};
+use tonic::{codec::CompressionEncoding, server::NamedService};
 
 /// An edge that serves a [`toy::Toy`].
 pub(crate) struct Server {
@@ -54,7 +54,7 @@ impl Server {
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(config.limits.message_bytes_max);
         let served = Served {
-            routes: Routes::new(service),
+            routes: Services::new(service),
             services: vec![TopicServiceServer::<toy::Toy>::NAME],
             open: Vec::new(),
             bus: None,

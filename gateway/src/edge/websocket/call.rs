@@ -10,13 +10,13 @@ use super::{
         reply::{Answer, Reply},
         trunk::{Call, Input, Trunk},
     },
-    failure,
+    Metadata, boxed, failure,
     form::{Begin, Form},
 };
 use crate::{frame::Seat, metrics::Dialect};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, future::BoxFuture};
-use http::{Extensions, HeaderMap, HeaderValue};
+use http::{Extensions, HeaderValue};
 use plexus_proto::{
     reason::Reason,
     v1::{self, SessionFrame, session_frame},
@@ -72,7 +72,7 @@ pub(super) fn prepare(
     trunk: &Trunk,
     form: Form,
     (id, begin): (u32, &Begin),
-    headers: &HeaderMap,
+    headers: &Metadata,
     extensions: &Extensions,
 ) -> Result<Prepared, Box<v1::Error>> {
     let method = trunk.registry().call(&begin.call).cloned().ok_or_else(|| {
@@ -86,7 +86,7 @@ pub(super) fn prepare(
             v1::Error::new(Reason::BadDeadline, format!("timeoutMs: {text}")).violation("timeoutMs", text),
         ));
     }
-    let mut headers = headers.clone();
+    let mut headers = headers.as_deref().cloned().unwrap_or_default();
     for (name, value) in [("traceparent", &begin.traceparent), ("tracestate", &begin.tracestate)] {
         if let Some(value) = HeaderValue::from_str(value).ok().filter(|v| !v.is_empty()) {
             headers.insert(name, value);
@@ -168,7 +168,7 @@ impl Prepared {
     /// Runs the call. Dropping it cancels the call.
     pub(super) fn run(self, trunk: Trunk) -> Running {
         let Self { method, call, form, credit, seat, .. } = self;
-        let (headers, credit) = (call.headers.clone(), credit.map(PollSemaphore::new));
+        let (headers, credit) = (boxed(call.headers.clone()), credit.map(PollSemaphore::new));
         let begin = async move { trunk.call(call).await }.boxed();
         Running { form, method, headers, credit, seat, step: Step::Begin(begin) }
     }
@@ -179,7 +179,7 @@ impl Prepared {
 pub(super) struct Running {
     form: Form,
     method: Arc<Method>,
-    headers: HeaderMap,
+    headers: Metadata,
     credit: Option<PollSemaphore>,
     seat: Option<Arc<Seat>>,
     step: Step,

@@ -21,7 +21,8 @@ pub(super) struct Calls {
     last: Option<Call>,
     /// What it said in a row.
     said: usize,
-    others: FuturesUnordered<StreamFuture<Call>>,
+    /// Not there while there are none: even an empty set is an allocation.
+    others: Option<FuturesUnordered<StreamFuture<Call>>>,
 }
 
 impl Calls {
@@ -29,14 +30,18 @@ impl Calls {
     pub(super) fn push(&mut self, call: Call) {
         match self.last {
             None => self.last = Some(call),
-            Some(_) => self.others.push(call.into_future()),
+            Some(_) => self.aside(call),
         }
+    }
+
+    fn aside(&mut self, call: Call) {
+        self.others.get_or_insert_default().push(call.into_future());
     }
 
     /// What happens next; pending also where there is no call.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<(u32, Happening)> {
         loop {
-            let others_first = self.said >= TURN && !self.others.is_empty();
+            let others_first = self.said >= TURN && self.others.is_some();
             if let Some(last) = self.last.as_mut().filter(|_| !others_first) {
                 match last.poll_next_unpin(context) {
                     Poll::Ready(Some(happening)) => {
@@ -47,18 +52,19 @@ impl Calls {
                     Poll::Pending => {}
                 }
             }
-            match self.others.poll_next_unpin(context) {
-                Poll::Ready(Some((None, _))) => {}
-                Poll::Ready(Some((Some(happening), call))) => {
+            match self.others.as_mut().map(|others| others.poll_next_unpin(context)) {
+                Some(Poll::Ready(Some((None, _)))) => {}
+                Some(Poll::Ready(Some((Some(happening), call)))) => {
                     if let Some(before) = self.last.replace(call) {
-                        self.others.push(before.into_future());
+                        self.aside(before);
                     }
                     self.said = 1;
                     return Poll::Ready(happening);
                 }
+                Some(Poll::Ready(None)) => self.others = None,
                 // The others have nothing to say, so the last one goes on.
-                Poll::Ready(None) | Poll::Pending if others_first => self.said = 0,
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                Some(Poll::Pending) if others_first => self.said = 0,
+                None | Some(Poll::Pending) => return Poll::Pending,
             }
         }
     }
@@ -96,6 +102,6 @@ mod tests {
         }
         let said: Vec<_> = std::iter::from_fn(|| next(&mut calls)).collect();
         assert!((1..=5).all(|id| said.iter().filter(|said| **said == id).count() == 40));
-        assert!(calls.last.is_none() && calls.others.is_empty());
+        assert!(calls.last.is_none() && calls.others.is_none());
     }
 }

@@ -12,6 +12,7 @@ use super::{
         drain::{Drain, Leave},
         trunk::Trunk,
     },
+    Metadata,
     call::{self, Happening},
     calls::Calls,
     form::{Begin, Form, Frame},
@@ -23,16 +24,17 @@ use crate::{caller::Caller, config::Limits, frame::Seat};
 use bytes::Bytes;
 use farewell::{End, broken, closing};
 use futures::{
-    Sink, Stream, StreamExt,
+    StreamExt,
+    future::BoxFuture,
     stream::{AbortHandle, abortable},
 };
-use http::{Extensions, HeaderMap};
+use http::Extensions;
 use plexus_proto::{
     reason::Reason,
     v1::{self, SessionFrame, session_frame},
 };
+use smallvec::SmallVec;
 use std::{
-    collections::HashMap,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
@@ -59,7 +61,7 @@ pub(super) struct EventLoop {
     /// How frames are written.
     form: Form,
     /// Metadata of every call: the handshake's headers.
-    headers: HeaderMap,
+    headers: Metadata,
     /// The caller and what else came with the connection.
     extensions: Extensions,
     /// The session's id, by which messages and operators know it.
@@ -73,7 +75,7 @@ pub(super) struct EventLoop {
     /// What happens to the open calls.
     calls: Calls,
     /// The open calls, `session_calls_max` at most.
-    open: HashMap<u32, Open>,
+    open: OpenCalls,
     /// Whether frames are given back as they came instead of being read.
     echo: bool,
     /// Ready when this gateway goes away.
@@ -89,6 +91,9 @@ pub(super) struct EventLoop {
     pinged: Option<Instant>,
     pings: u32,
 }
+
+/// Open calls by their ids. Most sessions have one, and none has many.
+type OpenCalls = SmallVec<[(u32, Open); 1]>;
 
 /// An open call.
 struct Open {
@@ -115,7 +120,7 @@ impl EventLoop {
     pub(super) fn new(
         trunk: Trunk,
         form: Form,
-        headers: HeaderMap,
+        headers: Metadata,
         mut extensions: Extensions,
         socket: Socket,
         echo: bool,
@@ -138,7 +143,7 @@ impl EventLoop {
             socket,
             outbox: Outbox::default(),
             calls: Calls::default(),
-            open: HashMap::new(),
+            open: OpenCalls::new(),
             echo,
             leave,
             look,
@@ -160,13 +165,19 @@ impl EventLoop {
                 break end;
             }
         };
-        // Boxed, so that a session that stays does not carry the size of its end.
-        Box::pin(self.close(end)).await;
+        self.finish(end).await;
     }
 
     /// Ends before it began, and says why.
-    pub(super) async fn refuse(self: Box<Self>, error: v1::Error) {
-        Box::pin(self.close(closing(error))).await;
+    pub(super) async fn refuse(self: Box<Self>, error: Box<v1::Error>) {
+        self.finish(closing(*error)).await;
+    }
+
+    /// Ends, and is cut where the drain takes too long: before, it is told to leave, and does. Boxed, so that
+    /// a session that stays does not carry the size of its end.
+    fn finish(self: Box<Self>, end: End) -> BoxFuture<'static, ()> {
+        let cut = self.trunk.drain().cut.clone();
+        Box::pin(async move { cut.run_until_cancelled(self.close(end)).await.unwrap_or_default() })
     }
 
     async fn next(&mut self) -> Input {
@@ -185,7 +196,7 @@ impl EventLoop {
         }
         loop {
             let batch = self.trunk.limits().session_batch_bytes;
-            let takes = self.outbox.bytes() < batch && self.has_room();
+            let takes = self.outbox.len() < batch && self.has_room();
             if takes && let Poll::Ready((id, happening)) = self.calls.poll_next(context) {
                 return Poll::Ready(Input::Happened(id, happening));
             }
@@ -193,7 +204,7 @@ impl EventLoop {
                 return Poll::Ready(Input::Lost(Some(error)));
             }
             if self.has_room() {
-                match Pin::new(&mut self.socket).poll_next(context) {
+                match self.socket.poll_next(context) {
                     Poll::Ready(Some(Ok(message))) => return Poll::Ready(Input::Frame(message)),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Input::Lost(Some(error))),
                     Poll::Ready(None) => return Poll::Ready(Input::Lost(None)),
@@ -205,40 +216,36 @@ impl EventLoop {
             }
             // Calls that were passed over are looked at once what waited is written; a socket that takes
             // nothing wakes us when it does.
-            if takes || !self.outbox.is_empty() {
+            if takes || !self.outbox.is_done() {
                 return Poll::Pending;
             }
         }
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while !self.outbox.is_empty() {
-            if Pin::new(&mut self.socket).poll_ready(context)?.is_pending() {
-                self.outbox.stuck();
-                self.hurry();
-                return Poll::Pending;
-            }
-            if let Some(message) = self.outbox.pop() {
-                Pin::new(&mut self.socket).start_send(message)?;
-            }
+        let written = self.socket.poll_write(&mut self.outbox, context);
+        if written.is_pending() {
+            self.outbox.stuck();
+            self.hurry();
         }
-        if self.outbox.is_unflushed() {
-            if Pin::new(&mut self.socket).poll_flush(context)?.is_pending() {
-                self.outbox.stuck();
-                self.hurry();
-                return Poll::Pending;
-            }
-            self.outbox.flushed();
-        }
-        Poll::Ready(Ok(()))
+        written
     }
 
     fn has_room(&self) -> bool {
-        self.outbox.bytes() < self.trunk.limits().session_buffer_max
+        self.outbox.len() < self.trunk.limits().session_buffer_max
     }
 
     fn say(&mut self, message: Message) {
-        self.outbox.push(message);
+        self.outbox.push(&message);
+    }
+
+    fn find(&mut self, id: u32) -> Option<&mut Open> {
+        self.open.iter_mut().find(|(open, _)| *open == id).map(|(_, open)| open)
+    }
+
+    fn take(&mut self, id: u32) -> Option<Open> {
+        let place = self.open.iter().position(|(open, _)| *open == id)?;
+        Some(self.open.swap_remove(place).1)
     }
 
     fn fail(&mut self, id: u32, mut failure: Box<v1::Error>) {
@@ -271,14 +278,11 @@ impl EventLoop {
     }
 
     fn happened(&mut self, id: u32, happening: Happening) {
-        if happening.is_last() && self.open.remove(&id).is_none() {
+        if happening.is_last() && self.take(id).is_none() {
             return;
         }
         match happening {
-            Happening::Answer(answer, only) => {
-                let message = self.form.answer(id, only, answer);
-                self.say(message);
-            }
+            Happening::Answer(answer, only) => self.form.answer(&mut self.outbox, (id, only), &answer),
             Happening::End => self.say(self.form.end(id, false)),
             Happening::Failed(error) => self.fail(id, error),
         }
@@ -291,7 +295,7 @@ impl EventLoop {
             Some(caller) if caller.is_expired(SystemTime::now()) => return Err(closing(auth::expired())),
             _ => {}
         }
-        if self.socket.get_ref().is_late(limits, seldom(limits)) {
+        if self.socket.is_late(limits, seldom(limits)) {
             let text = format!("a message was begun and did not come within {:?}", limits.body_timeout);
             return Err(closing(v1::Error::new(Reason::DeadlineExceeded, text)));
         }
@@ -333,7 +337,7 @@ impl EventLoop {
 
     /// Looks sooner while the client is in the middle of a message, or does not take what is said.
     fn hurry(&mut self) {
-        if self.socket.get_ref().is_amid() || self.outbox.is_stuck() {
+        if self.socket.is_amid() || self.outbox.is_stuck() {
             let soon = Instant::now() + seldom(self.trunk.limits());
             if self.look.deadline() > soon {
                 self.look.as_mut().reset(soon);
@@ -379,15 +383,15 @@ impl EventLoop {
                 }
             }
             Frame::Input(id, input) => self.input(id, input),
-            Frame::Done(id) => drop(self.open.get_mut(&id).and_then(|open| open.inputs.take())),
+            Frame::Done(id) => drop(self.find(id).and_then(|open| open.inputs.take())),
             Frame::Cancel(id) => {
-                if let Some(open) = self.open.remove(&id) {
+                if let Some(open) = self.take(id) {
                     open.abort.abort();
                 }
                 self.say(self.form.end(id, true));
             }
             Frame::Credit(id, credit) => {
-                if let Some(held) = self.open.get(&id).and_then(|open| open.credit.as_ref()) {
+                if let Some(held) = self.find(id).and_then(|open| open.credit.as_ref()) {
                     held.add_permits(
                         (credit as usize).min(CREDIT_MAX.saturating_sub(held.available_permits())),
                     );
@@ -408,7 +412,7 @@ impl EventLoop {
         if id == 0 {
             return Err(Box::new(v1::Error::field("id", "1 to 4294967295")));
         }
-        if self.open.contains_key(&id) {
+        if self.find(id).is_some() {
             return Err(Box::new(v1::Error::new(Reason::CallIdInUse, format!("id: call {id} is open"))));
         }
         if self.open.len() >= max {
@@ -419,13 +423,14 @@ impl EventLoop {
         let (method, inputs, credit) = (prepared.method(), prepared.inputs.clone(), prepared.credit.clone());
         let seat = prepared.seat.clone();
         let (run, abort) = abortable(prepared.run(self.trunk.clone()).map(move |happening| (id, happening)));
-        self.open.insert(id, Open { method, abort, inputs, credit, seat });
+        self.open.push((id, Open { method, abort, inputs, credit, seat }));
         self.calls.push(run.boxed());
         Ok(())
     }
 
     fn input(&mut self, id: u32, bytes: Bytes) {
-        let Some(open) = self.open.get_mut(&id) else {
+        let form = self.form;
+        let Some(open) = self.find(id) else {
             return self.fail(
                 id,
                 Box::new(v1::Error::new(Reason::BadFrame, format!("input: call {id} is not open"))),
@@ -436,9 +441,9 @@ impl EventLoop {
             return self.fail(id, Box::new(v1::Error::new(Reason::BadFrame, text)));
         };
         // The handler takes them one by one; a client that does not wait for it is refused.
-        if inputs.try_send(call::input(self.form, &open.method, bytes)).is_err() {
+        if inputs.try_send(call::input(form, &open.method, bytes)).is_err() {
             let text = format!("input: {} requests wait already", call::INPUTS_MAX);
-            if let Some(open) = self.open.remove(&id) {
+            if let Some(open) = self.take(id) {
                 open.abort.abort();
             }
             self.fail(id, Box::new(v1::Error::new(Reason::Overloaded, text)));

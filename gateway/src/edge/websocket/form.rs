@@ -1,7 +1,10 @@
 //! Frames of a session in both forms: one JSON object in a text frame, or one `SessionFrame` in a
 //! binary frame. Pure.
 
-use super::super::{desc::Registry, json};
+use super::{
+    super::{desc::Registry, json},
+    outbox::Outbox,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use plexus_proto::{
     reason::Reason,
@@ -9,7 +12,7 @@ use plexus_proto::{
 };
 use prost::{
     DecodeError, Message as _,
-    encoding::{DecodeContext, decode_key, skip_field},
+    encoding::{DecodeContext, decode_key, encode_varint, skip_field},
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -23,6 +26,9 @@ pub(super) const PROTO: &str = "plexus.v1.proto";
 
 /// The fields of a frame of which it has exactly one.
 const KINDS: std::ops::RangeInclusive<u32> = 2..=16;
+
+/// Bytes before an answer in Protobuf at most: the id, a key and a length.
+const HEAD: usize = 24;
 
 /// How a session writes its frames.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -169,11 +175,27 @@ impl Form {
         }
     }
 
-    /// Writes an answer under `result` or `event`: JSON in place, or the encoded message.
-    pub(super) fn answer(self, id: u32, unary: bool, answer: Bytes) -> Message {
+    /// Writes an answer under `result` or `event`: JSON in place, or the encoded message. It is copied once,
+    /// as every reader of a busy topic comes by here for every message.
+    pub(super) fn answer(self, outbox: &mut Outbox, (id, unary): (u32, bool), answer: &[u8]) {
         match self {
-            Self::Json => json_frame(id, if unary { "result" } else { "event" }, &answer),
-            Self::Proto => proto_frame(id, if unary { Kind::Result(answer) } else { Kind::Event(answer) }),
+            Self::Json => {
+                let (id, key) = (id.to_string(), if unary { "result" } else { "event" });
+                let parts = [b"{\"id\":", id.as_bytes(), b",\"", key.as_bytes(), b"\":", answer, b"}"];
+                outbox.frame(true, &parts);
+            }
+            Self::Proto => {
+                let none = Bytes::new();
+                let kind = Some(if unary { Kind::Result(none) } else { Kind::Event(none) });
+                let frame = SessionFrame { id, kind, ..SessionFrame::default() };
+                let (mut head, end) = ([0; HEAD], frame.encoded_len() - 1);
+                frame.encode(&mut &mut head[..]).expect("an id and a key are shorter");
+                // What stands last is how long the answer is.
+                let mut rest = &mut head[end..];
+                encode_varint(answer.len() as u64, &mut rest);
+                let left = rest.len();
+                outbox.frame(false, &[&head[..HEAD - left], answer]);
+            }
         }
     }
 
@@ -413,10 +435,19 @@ mod tests {
         };
         assert_eq!((begin.call.as_str(), begin.window, &begin.params[..]), ("A.B", 2, &b"x"[..]));
         assert_eq!(Form::Json.end(9, true).to_text().unwrap(), r#"{"id":9,"end":{"cancelled":true}}"#);
-        assert_eq!(
-            Form::Json.answer(9, false, Bytes::from_static(b"{}")).to_text().unwrap(),
-            r#"{"id":9,"event":{}}"#
-        );
+        let answer = |form: Form, id, unary, answer: &[u8]| {
+            let mut outbox = Outbox::default();
+            form.answer(&mut outbox, (id, unary), answer);
+            outbox.waiting().to_vec()
+        };
+        assert_eq!(answer(Form::Json, 9, false, b"{}"), b"\x81\x13{\"id\":9,\"event\":{}}");
+        for (id, len) in [(0, 0), (1, 1), (9, 127), (300, 128), (u32::MAX, 70_000)] {
+            let said = Bytes::from(vec![7; len]);
+            for (unary, kind) in [(true, Kind::Result(said.clone())), (false, Kind::Event(said.clone()))] {
+                let frame = SessionFrame { id, kind: Some(kind), ..Default::default() }.encode_to_vec();
+                assert!(answer(Form::Proto, id, unary, &said).ends_with(&frame), "{id} {len}");
+            }
+        }
     }
 
     proptest! {

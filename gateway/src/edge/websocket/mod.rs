@@ -23,7 +23,9 @@ use crate::error;
 use axum::body::Body;
 use event_loop::EventLoop;
 use form::Form;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, Request, Response};
+use hyper::upgrade::OnUpgrade;
+use plexus_proto::v1;
 
 /// The path of sessions.
 pub(crate) const PATH: &str = "/v1/ws";
@@ -40,31 +42,53 @@ pub(crate) fn open(trunk: &Trunk, echo: bool, mut request: Request<Body>) -> Res
         Err(refusal) => return refusal.response(),
     };
     let (parts, _) = request.into_parts();
-    let of = |name: HeaderName| parts.headers.get(&name).map(|value| (name, value.clone()));
-    let headers: HeaderMap = METADATA.into_iter().filter_map(of).collect();
-    let (trunk, form) = (trunk.clone(), Form::of(protocol));
-    let tasks = trunk.drain().tasks.clone();
-    let cut = trunk.drain().cut.clone();
-    tasks.spawn(async move {
-        // Boxed, so that the task that stays does not carry the handshake's size.
-        let Some(socket) = Box::pin(socket::take(upgrade, trunk.limits())).await else { return };
-        let crowded = parts.extensions.get::<Crowded>().map(Crowded::error);
-        let session = EventLoop::new(trunk, form, headers, parts.extensions, socket, echo);
-        match crowded {
-            None => drop(cut.run_until_cancelled_owned(session.run()).await),
-            Some(error) => drop(cut.run_until_cancelled_owned(session.refuse(*error)).await),
+    let http::request::Parts { headers, extensions, .. } = parts;
+    // Boxed, so that the task that stays does not carry the handshake's size.
+    let begin = Box::pin(begin(trunk.clone(), Form::of(protocol), upgrade, headers, extensions, echo));
+    trunk.drain().tasks.spawn(async move {
+        match begin.await {
+            Some((session, None)) => session.run().await,
+            Some((session, Some(crowded))) => session.refuse(crowded).await,
+            None => {}
         }
     });
     response
 }
 
+/// Waits for the socket and makes a session of it, and what it is refused with at once; `None` where the
+/// client went away, or the drain took too long.
+async fn begin(
+    trunk: Trunk,
+    form: Form,
+    upgrade: OnUpgrade,
+    headers: HeaderMap,
+    extensions: Extensions,
+    echo: bool,
+) -> Option<(Box<EventLoop>, Option<Box<v1::Error>>)> {
+    let of = |name: HeaderName| headers.get(&name).map(|value| (name, value.clone()));
+    let headers: HeaderMap = METADATA.into_iter().filter_map(of).collect();
+    let cut = trunk.drain().cut.clone();
+    let socket = cut.run_until_cancelled(socket::take(upgrade, trunk.limits())).await.flatten()?;
+    let crowded = extensions.get::<Crowded>().map(Crowded::error);
+    Some((EventLoop::new(trunk, form, boxed(headers), extensions, socket, echo), crowded))
+}
+
+/// Metadata where there is any: most sessions and calls have none.
+type Metadata = Option<Box<HeaderMap>>;
+
+fn boxed(headers: HeaderMap) -> Metadata {
+    (!headers.is_empty()).then(|| Box::new(headers))
+}
+
 /// The trace of a request, so that an error can quote it.
-fn traced(error: &mut plexus_proto::v1::Error, headers: &HeaderMap) {
-    super::problem::trace(error, headers);
+fn traced(error: &mut v1::Error, headers: &Metadata) {
+    if let Some(headers) = headers {
+        super::problem::trace(error, headers);
+    }
 }
 
 /// Reads an error back from a status, with its trace.
-fn failure(status: &tonic::Status, headers: &HeaderMap) -> plexus_proto::v1::Error {
+fn failure(status: &tonic::Status, headers: &Metadata) -> v1::Error {
     let mut failure = error::from_status(status);
     traced(&mut failure, headers);
     failure

@@ -7,7 +7,10 @@ use crate::{
 };
 use plexus_bus::Position;
 use plexus_proto::v1::subscription_event::{Event, Heartbeat};
-use std::sync::{Arc, Mutex, Weak};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, Weak},
+};
 
 /// Writes the reader's tokens.
 #[derive(Clone)]
@@ -51,6 +54,8 @@ impl State {
     /// Says that the reader's stream lives, and where it is.
     pub(super) fn heartbeat(&mut self) -> Delivery {
         self.before = None;
+        // A reader at rest keeps no room for what may come.
+        self.items = VecDeque::new();
         let positions = self.open().map(|(s, at)| (s.t, at.to_string())).collect();
         let heartbeat = Heartbeat { positions, resume: self.token() };
         Delivery { frame: frames::event(Event::Heartbeat(heartbeat), None), resume: None }

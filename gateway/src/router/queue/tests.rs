@@ -177,10 +177,16 @@ async fn a_limit_ends_the_stream_exactly() {
 
 #[tokio::test]
 async fn silence_is_broken_and_says_how_far_the_reader_is() {
-    let heartbeat = Duration::from_millis(30);
-    let mut scene = Scene::new(Terms { heartbeat, ..terms(Policy::Disconnect) }, 1);
+    let mut scene = Scene::new(terms(Policy::Disconnect), 1);
     scene.feed.pass(0, p(8));
-    let beat = scene.queue.next().await.unwrap().unwrap();
+    let now = Instant::now();
+    assert!(scene.feed.beat(now) <= now + MINUTE);
+    assert!(scene.next().is_none(), "it has not been silent for long");
+    scene.message(0, 8);
+    scene.feed.beat(now + 2 * MINUTE);
+    assert!(scene.next().unwrap().unwrap().frame.id() == Some("5-8") && scene.next().is_none());
+    assert!(scene.feed.beat(now + 2 * MINUTE) == now + 3 * MINUTE);
+    let beat = scene.next().unwrap().unwrap();
     let event = v1::SubscriptionEvent::decode(beat.frame.proto().clone()).unwrap().event;
     let Some(Event::Heartbeat(beat)) = event else { panic!("{event:?}") };
     assert_eq!(beat.positions[&1], "5-8", "filtered messages included");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use connect::v1::{ServerCompatRequest, ServerCompatResponse, TlsCreds};
 use plexus_gateway::{
     config::{ClientCertificates, Config, Tls},
-    edge::{Edge, Served},
+    edge::{Edge, Served, Services},
     metrics::Metrics,
     resume::Tokens,
 };
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tonic::{codec::CompressionEncoding, service::Routes};
+use tonic::codec::CompressionEncoding;
 
 /// What is served, for every dialect and for reflection.
 const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
@@ -115,7 +115,7 @@ async fn serve(config: Config, tell: impl FnOnce(SocketAddr) -> Result<()>) -> R
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
-    let routes = Routes::new(served!(connect::server())).add_service(served!(interop::server()));
+    let routes = Services::new(served!(connect::server())).add_service(served!(interop::server()));
     let served = Served {
         routes,
         services: vec![connect::NAME, interop::NAME],

@@ -6,7 +6,6 @@ use crate::{
     error,
     resume::{Bearer, Draft},
 };
-use futures::{SinkExt, StreamExt};
 use plexus_proto::{
     reason::Reason,
     v1::{self, SessionFrame, session_frame},
@@ -18,7 +17,7 @@ use std::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{
-    Error, Message, Utf8Bytes,
+    Error, Utf8Bytes,
     error::ProtocolError,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
@@ -54,7 +53,14 @@ impl EventLoop {
             End::Gone => return,
             End::Left => {
                 // The answer to a close is written while reading on.
-                let farewell = async { while let Some(Ok(_)) = self.socket.next().await {} };
+                let farewell = async {
+                    // What is begun is written to its end: nothing can be said amid a frame.
+                    if self.outbox.is_begun() {
+                        poll_fn(|context| self.poll_write(context)).await?;
+                    }
+                    while let Some(Ok(_)) = self.socket.next().await {}
+                    Ok::<_, Error>(())
+                };
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
                 return;
             }
@@ -115,7 +121,7 @@ impl EventLoop {
         self.open.clear();
         let farewell = async {
             poll_fn(|context| self.poll_write(context)).await?;
-            self.socket.send(Message::Close(Some(close))).await?;
+            self.socket.close(close).await?;
             while let Some(Ok(_)) = self.socket.next().await {}
             self.hear_out().await;
             Ok::<_, Error>(())
@@ -126,7 +132,7 @@ impl EventLoop {
     /// Takes what is still on its way: a socket closed with unread bytes is reset, and a reset overtakes
     /// the close frame. After a frame too large tungstenite reads no more, so this reads beneath it.
     async fn hear_out(&mut self) {
-        let (io, mut rest) = (self.socket.get_mut(), vec![0; 4 << 10]);
+        let (io, mut rest) = (self.socket.beneath(), vec![0; 4 << 10]);
         let _ = io.shutdown().await;
         let mut left = HEAR_OUT_BYTES;
         while let Ok(n @ 1..) = io.read(&mut rest).await {

@@ -32,7 +32,7 @@ impl EventLoop {
             self.trunk.tokens().refusal(FIELD, "a token that this caller got here in the last 24 h")
         })?;
         let calls = formers.iter().map(|former| self.call(&bearer, former)).collect::<Result<Vec<_>, _>>()?;
-        let mut ids: HashSet<u32> = self.open.keys().copied().collect();
+        let mut ids: HashSet<u32> = self.open.iter().map(|(id, _)| *id).collect();
         if let Some((id, _)) = calls.iter().find(|(id, _)| !ids.insert(*id)) {
             let text = format!("resume: call {id} of the former session is open in this one");
             return Err(Box::new(v1::Error::new(Reason::CallIdInUse, text)));
