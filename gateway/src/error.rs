@@ -12,7 +12,17 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 /// Makes the gRPC status of an error: `google.rpc.Status` with ErrorInfo, BadRequest and RetryInfo.
 pub fn status(error: &v1::Error) -> Status {
-    let code = code(error);
+    with_code(error, code(error))
+}
+
+/// Makes the status of a refusal for which the specifications of gRPC and Connect want another code than the
+/// table has for its reason: UNIMPLEMENTED for a packing that is not read, and for more or fewer messages than a
+/// method takes; INTERNAL for a message that is packed without a word of how.
+pub(crate) fn coded(error: &v1::Error, code: Code, told: bool) -> Status {
+    if told { with_code(error, code) } else { Status::new(code, error.message.clone()) }
+}
+
+fn with_code(error: &v1::Error, code: Code) -> Status {
     let mut details = ErrorDetails::new();
     let metadata: HashMap<String, String> = error.metadata.clone();
     details.set_error_info(error.reason.clone(), "plexus", metadata);

@@ -4,11 +4,13 @@
 use super::{
     auth::{self, Auth},
     compress::{self, Compress},
-    connect::{Connect, Refused},
+    connect::Connect,
     crowd::Crowded,
     desc::Error,
+    envelope::{Measured, Packing},
     flood::slow::Slow,
-    guard::{self, Measured},
+    guard,
+    intake::Refused,
     limits, native, problem,
     rate::Told,
     reference::{Answer, Reference},
@@ -19,13 +21,16 @@ use super::{
 use crate::{error, frame::TakesFrames, metrics::Dialect};
 use axum::body::Body;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Version, header,
+};
 use plexus_proto::v1;
 use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
 };
+use tonic::Code;
 use tower::Service;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
@@ -234,9 +239,18 @@ impl Desk {
             Ok(asked) => asked,
             Err(refusal) => return method.refusal(&refusal).into_http(),
         };
+        let packing = match Packing::read(request.headers(), HeaderName::from_static("grpc-encoding")) {
+            Ok(packing) => packing,
+            Err(refusal) => {
+                let mut response = error::coded(&refusal, Code::Unimplemented, method.told).into_http();
+                let takes = HeaderValue::from_static("gzip,identity");
+                response.headers_mut().insert("grpc-accept-encoding", takes);
+                return response;
+            }
+        };
         let limit = trunk.limits().message_bytes_max;
         guard::patiently(request, |request| async move {
-            let mut request = request.map(|body| Body::new(Measured::new(body, limit, &method)));
+            let mut request = request.map(|body| Body::new(Measured::new(body, limit, &method, packing)));
             request.extensions_mut().insert(TakesFrames { ids: false });
             native::answer(Told::write(trunk.serve(Dialect::Grpc, Some(&method), asked, request).await))
         })

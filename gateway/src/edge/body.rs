@@ -40,7 +40,7 @@ pub(crate) async fn read(
     let packed = is_gzip(headers)?;
     let raw = method.input.get_field_by_name(RAW).filter(|f| matches!(f.kind(), Kind::Bytes) && !f.is_list());
     let body = guard::read(body, limit).await?;
-    let body = if packed { unpack(&body, limit)? } else { body };
+    let body = if packed { unpack(&body, limit, &header::CONTENT_ENCODING)? } else { body };
     if media.json {
         // A body that is one field of the request is read as that field alone.
         let wrapped = match field {
@@ -115,10 +115,9 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Box<v1::Error>> {
     }
 }
 
-/// Unpacks a body, never to more than the limit.
-fn unpack(body: &[u8], limit: usize) -> Result<Bytes, Box<v1::Error>> {
+/// Unpacks a body, never to more than the limit; `name` is the header that says how it is packed.
+pub(crate) fn unpack(body: &[u8], limit: usize, name: &HeaderName) -> Result<Bytes, Box<v1::Error>> {
     let mut out = Vec::new();
-    let name = header::CONTENT_ENCODING;
     MultiGzDecoder::new(body)
         .take(limit as u64 + 1)
         .read_to_end(&mut out)
@@ -129,7 +128,8 @@ fn unpack(body: &[u8], limit: usize) -> Result<Bytes, Box<v1::Error>> {
     Ok(out.into())
 }
 
-fn unsupported(name: &HeaderName, given: &str, wanted: &str) -> Box<v1::Error> {
+/// Refuses what is of no kind that is read here, by the header that says so.
+pub(crate) fn unsupported(name: &HeaderName, given: &str, wanted: &str) -> Box<v1::Error> {
     let text = format!("{given:?}: it must be {wanted} here");
     let error = v1::Error::new(Reason::UnsupportedMediaType, format!("{name}: {text}"));
     Box::new(error.violation(name.as_str(), text))
@@ -150,6 +150,7 @@ mod tests {
     #[test]
     fn a_packed_body_is_held_to_the_size_that_it_unpacks_to() {
         let limit = 1000;
+        let unpack = |body: &[u8], limit| unpack(body, limit, &header::CONTENT_ENCODING);
         assert_eq!(unpack(&packed(&[7; 1000]), limit).unwrap().len(), 1000);
         assert!(unpack(&packed(&[7; 1001]), limit).unwrap_err().is(Reason::MessageTooLarge));
         let bomb = packed(&vec![0; 64 << 20]);

@@ -3,7 +3,9 @@
 
 use super::{
     desc::{Kind, Method},
-    guard, json, limits,
+    guard,
+    intake::{self, Refused, Until},
+    json, limits,
     reply::{Answer, Reply},
     trunk::{Call, Input, Trunk, metadata},
 };
@@ -16,20 +18,12 @@ use connectrpc::{
     Payload, RequestContext, Response, dispatcher, error::ErrorDetail,
 };
 use futures::{StreamExt, stream};
-use http::{HeaderMap, Request, Uri, header};
-use http_body::Body as _;
-use plexus_proto::{reason::Reason, v1};
+use http::Request;
+use plexus_proto::v1;
 use std::sync::Arc;
-use tonic::{Code, Status};
+use tokio::time::Instant;
+use tonic::Status;
 use tower::ServiceExt;
-
-/// Where requests go that are refused, whatever they ask for.
-const REFUSED_CALL: &str = "/-/Call";
-const REFUSED_STREAM: &str = "/-/Stream";
-
-/// In a request's extensions: it was refused before anything was read, and its dialect must say so.
-#[derive(Clone, Debug)]
-pub(crate) struct Refused(pub(crate) Status);
 
 /// The runtime over the trunk.
 #[derive(Clone)]
@@ -44,65 +38,21 @@ struct Bridge(Trunk);
 impl Connect {
     /// Puts the runtime in front of the trunk.
     pub(crate) fn new(trunk: Trunk) -> Self {
-        // The runtime's own refusals carry no reason, so it takes more than a call may have. A body may hold
-        // compressed or base64 text of a message.
+        // The runtime's own refusals carry no reason, so it takes more than a call may have.
         let size = 2 * trunk.limits().message_bytes_max;
         let limits = Limits::default().with_max_message_size(size).with_max_request_body_size(size);
         Self { runtime: ConnectRpcService::new(Bridge(trunk.clone())).with_limits(limits), trunk }
     }
 
     /// Answers a request.
-    pub(crate) async fn handle(&self, mut request: Request<Body>) -> http::Response<Body> {
-        if let Err(refusal) = self.check(&request) {
-            let refused = request.extensions_mut().remove::<Refused>().unwrap_or(Refused(refusal));
-            request = stand_in(request, refused);
-        }
+    pub(crate) async fn handle(&self, request: Request<Body>) -> http::Response<Body> {
+        let request =
+            intake::take(request, self.trunk.registry(), self.trunk.limits().message_bytes_max).await;
         match self.runtime.clone().oneshot(request).await {
             Ok(response) => response.map(Body::new),
             Err(never) => match never {},
         }
     }
-
-    /// Finds what the runtime would refuse without a reason, or not miss.
-    fn check(&self, request: &Request<Body>) -> Result<(), Status> {
-        let (path, size) = (request.uri().path(), self.trunk.limits().message_bytes_max);
-        let Some(method) = self.trunk.registry().method(path) else {
-            return Err(self.trunk.registry().missing(path));
-        };
-        if request.body().size_hint().lower() > 2 * size as u64 {
-            return Err(method.refusal(&guard::too_large(size)));
-        }
-        deadline(request.headers()).map_err(|refusal| method.refusal(&refusal))
-    }
-}
-
-/// A request in the same dialect that reaches the bridge for certain, which then tells the refusal.
-fn stand_in(request: Request<Body>, refused: Refused) -> Request<Body> {
-    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |k| k.as_bytes());
-    let enveloped = kind.starts_with(b"application/grpc") || kind.starts_with(b"application/connect+");
-    let streams = kind.starts_with(b"application/connect+");
-    let body = if enveloped { Body::from(&[0; 5][..]) } else { Body::empty() };
-    let mut request = request.map(|_| body);
-    for name in ["content-length", "content-encoding", "connect-content-encoding", "grpc-encoding"] {
-        request.headers_mut().remove(name);
-    }
-    if request.method() == http::Method::POST {
-        *request.uri_mut() = Uri::from_static(if streams { REFUSED_STREAM } else { REFUSED_CALL });
-    }
-    request.extensions_mut().insert(refused);
-    request
-}
-
-/// Checks the deadline, which the runtime would not miss if it cannot be read.
-fn deadline(headers: &HeaderMap) -> Result<(), Box<v1::Error>> {
-    let zero = limits::grpc_timeout(headers)?.is_some_and(|t| t.is_zero());
-    let Some(text) = headers.get("connect-timeout-ms").map(|v| v.as_bytes()) else {
-        return if zero { Err(Box::new(limits::expired())) } else { Ok(()) };
-    };
-    if text.is_empty() || text.len() > 10 || !text.iter().all(u8::is_ascii_digit) {
-        return Err(Box::new(v1::Error::new(Reason::BadDeadline, "connect-timeout-ms: 1 to 10 digits")));
-    }
-    if text.iter().all(|d| *d == b'0') { Err(Box::new(limits::expired())) } else { Ok(()) }
 }
 
 impl Bridge {
@@ -126,13 +76,14 @@ impl Bridge {
         let (trunk, method) = (self.0.clone(), self.method(path));
         let refused = context.extensions().get::<Refused>().cloned();
         let (headers, extensions) = (metadata(context.headers()), context.extensions().clone());
-        let timeout = context.time_remaining();
+        let until = extensions.get::<Until>().map(|Until(at)| *at);
         async move {
             if let Some(Refused(refusal)) = refused {
                 return Err(up(&refusal));
             }
             let method = method?;
             let input = input(&method)?;
+            let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
             let call = Call {
                 dialect: Dialect::Connect,
                 method: method.clone(),
@@ -214,12 +165,12 @@ async fn next(
     }
 }
 
-fn read(method: &Method, format: CodecFormat, message: Bytes, most: usize) -> Result<Bytes, ConnectError> {
+fn read(method: &Method, format: CodecFormat, message: Bytes, most: usize) -> Result<Bytes, Status> {
     if message.len() > most {
-        return Err(up(&method.refusal(&guard::too_large(most))));
+        return Err(method.refusal(&guard::too_large(most)));
     }
     match format {
-        CodecFormat::Json => json::to_proto(&method.input, &message).map_err(|e| up(&method.refusal(&e))),
+        CodecFormat::Json => json::to_proto(&method.input, &message).map_err(|e| method.refusal(&e)),
         _ => Ok(message),
     }
 }
@@ -242,9 +193,14 @@ fn up(status: &Status) -> ConnectError {
     })
 }
 
-/// What the runtime found wrong with a request, for the service that reads it.
-fn down(error: ConnectError) -> Status {
-    Status::new(Code::from_i32(error.code.grpc_code() as i32), error.message.unwrap_or_default())
+/// What the runtime found wrong with one of many requests, for the service that reads them.
+fn down(method: &Method, error: &ConnectError, most: usize) -> Status {
+    let text = error.message.clone().unwrap_or_default();
+    method.refusal(&match error.code {
+        ErrorCode::ResourceExhausted => guard::too_large(most),
+        ErrorCode::DeadlineExceeded => limits::expired(),
+        _ => v1::Error::field("body", text),
+    })
 }
 
 fn many(
@@ -254,13 +210,16 @@ fn many(
     most: usize,
 ) -> Input {
     let method = method.clone();
-    let requests = requests.map(move |r| r.and_then(|bytes| read(&method, format, bytes, most)));
-    Input::Many(requests.map(|r| r.map_err(down)).boxed())
+    let requests = requests.map(move |request| match request {
+        Ok(message) => read(&method, format, message, most),
+        Err(error) => Err(down(&method, &error, most)),
+    });
+    Input::Many(requests.boxed())
 }
 
 impl Dispatcher for Bridge {
     fn lookup(&self, path: &str) -> Option<dispatcher::MethodDescriptor> {
-        if path == &REFUSED_STREAM[1..] {
+        if path == &intake::REFUSED_STREAM[1..] {
             return Some(dispatcher::MethodDescriptor::server_streaming());
         }
         // What is not there is a call without side effects, so that a GET of it is told so as well.
@@ -282,7 +241,7 @@ impl Dispatcher for Bridge {
     ) -> dispatcher::UnaryResult {
         let most = self.most();
         self.unary(path, &context, format, move |m| {
-            Ok(Input::One(read(m, format, request.encoded()?, most)?))
+            Ok(Input::One(read(m, format, request.encoded()?, most).map_err(|e| up(&e))?))
         })
     }
 
@@ -294,7 +253,9 @@ impl Dispatcher for Bridge {
         format: CodecFormat,
     ) -> dispatcher::StreamingResult {
         let most = self.most();
-        self.stream(path, &context, format, move |m| Ok(Input::One(read(m, format, request, most)?)))
+        self.stream(path, &context, format, move |m| {
+            Ok(Input::One(read(m, format, request, most).map_err(|e| up(&e))?))
+        })
     }
 
     fn call_client_streaming(

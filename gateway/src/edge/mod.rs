@@ -8,8 +8,8 @@
 //!   is none
 //! - [`trunk`] is the one way into the [`services`], [`mod@reply`] what comes back; [`desc`] what they are,
 //!   [`reflection`] tells it to clients
-//! - [`native`] shared answers of gRPC; [`connect`] Connect and gRPC-Web; [`websocket`] sessions; [`sse`]
-//!   streams as text
+//! - [`native`] shared answers of gRPC; [`connect`] Connect and gRPC-Web, as [`intake`] hands them on;
+//!   [`envelope`] what both come in; [`websocket`] sessions; [`sse`] streams as text
 //! - [`rest`] paths: [`route`] finds the method; [`mod@bind`], [`body`] and [`convention`] fill its fields from
 //!   path and query, body and headers; [`negotiate`] and [`compress`] choose the form of the answer
 //! - [`json`] and [`problem`] what they write; [`openapi`], [`asyncapi`] and [`schema`] what they are,
@@ -28,11 +28,13 @@ mod convention;
 mod crowd;
 pub(crate) mod desc;
 pub(crate) mod drain;
+mod envelope;
 mod flood;
 pub(crate) mod forwarders;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod guard;
+mod intake;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod listener;

@@ -35,7 +35,7 @@ const KINDS: [(&str, &str, &str); 6] = [
 ];
 
 /// Writes out a body: hexadecimal, `gzip:N` for N bytes that are packed, `packed:N` for such a message in an
-/// envelope.
+/// envelope, `full:N` for one that is not packed.
 fn bytes(text: &str) -> Vec<u8> {
     let gzip = |count: &str| {
         let mut packer = GzEncoder::new(Vec::new(), Compression::best());
@@ -44,6 +44,10 @@ fn bytes(text: &str) -> Vec<u8> {
     };
     let word = |word: &str| match word.split_once(':') {
         Some(("gzip", count)) => gzip(count),
+        Some(("full", count)) => {
+            let count = count.parse::<u32>().unwrap();
+            [&[0], &count.to_be_bytes()[..], &vec![b' '; count as usize]].concat()
+        }
         Some(("packed", count)) => {
             let packed = gzip(count);
             [&[1], &u32::try_from(packed.len()).unwrap().to_be_bytes()[..], &packed].concat()
@@ -92,7 +96,7 @@ async fn send(address: SocketAddr, version: Version, request: Request<Body>) -> 
     timeout(PATIENCE, answer).await.map_err(|_| "hangs")?.ok_or("nothing")
 }
 
-/// What an answer says: its code and its reason.
+/// What an answer says: its code, its reason, and the field or the limit.
 fn told(kind: &str, answer: Result<Answer, &str>) -> String {
     let (status, headers, trailers, body) = match answer {
         Ok(answer) => answer,
@@ -122,7 +126,9 @@ fn told(kind: &str, answer: Result<Answer, &str>) -> String {
         _ => Failure::of_json(&serde_json::from_slice(&body).unwrap()),
     };
     let reason = if failure.reason.is_empty() { "-" } else { &failure.reason };
-    format!("{} {reason}", failure.code)
+    let limit = failure.metadata.iter().find(|(name, _)| name == "limit").map(|(_, value)| value);
+    let detail = failure.fields.first().or(limit).map(|detail| format!(" {detail}")).unwrap_or_default();
+    format!("{} {reason}{detail}", failure.code)
 }
 
 /// A trailer of gRPC-Web, which the last envelope holds.
@@ -178,10 +184,10 @@ async fn a_request_that_is_never_whole_ends_alike_on_both_versions_of_http() {
 }
 
 /// A WebSocket whose handshake is done.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
-async fn upgraded(
+pub(crate) async fn upgraded(
     address: SocketAddr,
     version: Version,
     form: &str,

@@ -5,7 +5,7 @@
 //! - [`half`] what is never whole, and what lies about its length
 
 mod calls;
-mod half;
+pub(crate) mod half;
 mod wire;
 
 use serde_json::Value;
