@@ -1,7 +1,7 @@
 //! `plexus key`: API keys. A gateway makes and keeps them; the first one, for who is to be the operator, is
 //! made without a gateway, into the file of `gateway.auth.keys`.
 
-use crate::client::{self, Target, output};
+use crate::client::{self, Target, list, output};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use plexus_gateway::{
@@ -118,25 +118,14 @@ impl Create {
 
 async fn ls(namespace: String, target: Target) -> anyhow::Result<()> {
     let mut client = target.admin().await?;
-    let mut request = ListApiKeysRequest { namespace, page_size: 1000, ..Default::default() };
-    let mut rows = Vec::new();
-    loop {
-        let page = client.list_api_keys(target.ask(request.clone())).await?.into_inner();
-        for key in &page.api_keys {
-            match target.json {
-                true => output::json("ApiKey", key)?,
-                false => rows.push(row(key)),
-            }
-        }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    if target.json {
-        return Ok(());
-    }
-    output::table(&["KEY", "NAMESPACE", "GRANTS", "CREATED", "EXPIRES", "DESCRIPTION"], &rows)
+    let ask = async |page_token| {
+        let namespace = namespace.clone();
+        let request = ListApiKeysRequest { namespace, page_size: list::PAGE, page_token };
+        let page = client.list_api_keys(target.ask(request)).await?.into_inner();
+        Ok((page.api_keys, page.next_page_token))
+    };
+    let heading = ["KEY", "NAMESPACE", "GRANTS", "CREATED", "LAST USED", "EXPIRES", "DESCRIPTION"];
+    list::print(&target, "ApiKey", &heading, row, ask).await
 }
 
 fn row(key: &ApiKey) -> Vec<String> {
@@ -147,6 +136,7 @@ fn row(key: &ApiKey) -> Vec<String> {
         key.namespace.clone(),
         grants,
         output::ago(key.created_at),
+        output::ago(key.last_used_at),
         output::date(key.expires_at),
         key.description.clone(),
     ]

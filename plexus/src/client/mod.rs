@@ -3,6 +3,7 @@
 mod context;
 pub(crate) mod fleet;
 pub(crate) mod hint;
+pub(crate) mod list;
 mod messages;
 mod node;
 pub(crate) mod output;

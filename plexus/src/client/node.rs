@@ -1,6 +1,6 @@
 //! `plexus node`.
 
-use super::{Failure, Target, output};
+use super::{Failure, Target, list, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
     AddBootstrapRequest, BootstrapList, CreateNodeRequest, DeleteNodeRequest, ExplainPlacementRequest,
@@ -268,25 +268,13 @@ fn row(node: &Node) -> Vec<String> {
 
 async fn ls(target: Target) -> anyhow::Result<()> {
     let mut client = target.nodes().await?;
-    let mut request = ListNodesRequest { page_size: 1000, ..Default::default() };
-    let mut rows = Vec::new();
-    loop {
-        let page = client.list_nodes(target.ask(request.clone())).await?.into_inner();
-        for node in &page.nodes {
-            if target.json {
-                output::json("Node", node)?;
-            }
-            rows.push(row(node));
-        }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    if target.json {
-        return Ok(());
-    }
-    output::table(&["NODE", "PEER ID", "STATE", "WORKER", "PEERS", "TOPICS"], &rows)
+    let ask = async |page_token| {
+        let request = ListNodesRequest { page_size: list::PAGE, page_token, ..Default::default() };
+        let page = client.list_nodes(target.ask(request)).await?.into_inner();
+        Ok((page.nodes, page.next_page_token))
+    };
+    let heading = ["NODE", "PEER ID", "STATE", "WORKER", "PEERS", "TOPICS"];
+    list::print(&target, "Node", &heading, row, ask).await
 }
 
 fn show(target: &Target, node: &Node) -> anyhow::Result<()> {

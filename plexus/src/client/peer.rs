@@ -1,6 +1,6 @@
 //! `plexus peer`.
 
-use super::{Target, output};
+use super::{Target, list, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
     BlockRequest, ConnectRequest, DisconnectRequest, GetPeerRequest, ListBlocksRequest, ListPeersRequest,
@@ -126,35 +126,23 @@ impl Command {
 async fn ls(known: bool, target: Target) -> anyhow::Result<()> {
     let state = if known { peer::State::Known } else { peer::State::Connected };
     let mut client = target.peers().await?;
-    let mut request = ListPeersRequest {
-        node: target.node.clone(),
-        state: state.into(),
-        page_size: 1000,
-        ..Default::default()
+    let ask = async |page_token| {
+        let (node, state) = (target.node.clone(), state.into());
+        let request =
+            ListPeersRequest { node, state, page_size: list::PAGE, page_token, ..Default::default() };
+        let page = client.list_peers(target.ask(request)).await?.into_inner();
+        Ok((page.peers, page.next_page_token))
     };
-    let mut rows = Vec::new();
-    loop {
-        let page = client.list_peers(target.ask(request.clone())).await?.into_inner();
-        for peer in &page.peers {
-            if target.json {
-                output::json("Peer", peer)?;
-            }
-            rows.push(vec![
-                peer.peer.clone(),
-                peer.connections.first().map(|c| c.address.clone()).unwrap_or_default(),
-                output::span(peer.latency.as_ref()),
-                output::printable(&peer.agent_version),
-            ]);
-        }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    if target.json {
-        return Ok(());
-    }
-    output::table(&["PEER", "ADDRESS", "LATENCY", "AGENT"], &rows)
+    list::print(&target, "Peer", &["PEER", "ADDRESS", "LATENCY", "AGENT"], row, ask).await
+}
+
+fn row(peer: &Peer) -> Vec<String> {
+    vec![
+        peer.peer.clone(),
+        peer.connections.first().map(|c| c.address.clone()).unwrap_or_default(),
+        output::span(peer.latency.as_ref()),
+        output::printable(&peer.agent_version),
+    ]
 }
 
 fn show(target: &Target, peer: &Peer) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! `plexus revoke` and `plexus revocation`: credentials that end before their time.
 
-use super::{Failure, Target, output, time};
+use super::{Failure, Target, list, output, time};
 use clap::{Args, Subcommand};
 use plexus_proto::v1::{DeleteRevocationRequest, ListRevocationsRequest, Revocation, RevokeRequest};
 
@@ -97,28 +97,14 @@ impl Command {
 
 async fn ls(namespace: String, target: Target) -> anyhow::Result<()> {
     let mut client = target.admin().await?;
-    let mut request = ListRevocationsRequest { namespace, page_size: 1000, ..Default::default() };
-    let mut rows = Vec::new();
-    loop {
-        let page = client.list_revocations(target.ask(request.clone())).await?.into_inner();
-        for revocation in &page.revocations {
-            match target.json {
-                true => output::json("Revocation", revocation)?,
-                false => rows.push(row(revocation)),
-            }
-        }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    if target.json {
-        return Ok(());
-    }
-    output::table(
-        &["REVOCATION", "NAMESPACE", "TOKEN", "SUBJECT", "ISSUED BEFORE", "EXPIRES", "COMMENT"],
-        &rows,
-    )
+    let ask = async |page_token| {
+        let namespace = namespace.clone();
+        let request = ListRevocationsRequest { namespace, page_size: list::PAGE, page_token };
+        let page = client.list_revocations(target.ask(request)).await?.into_inner();
+        Ok((page.revocations, page.next_page_token))
+    };
+    let heading = ["REVOCATION", "NAMESPACE", "TOKEN", "SUBJECT", "ISSUED BEFORE", "EXPIRES", "COMMENT"];
+    list::print(&target, "Revocation", &heading, row, ask).await
 }
 
 fn row(revocation: &Revocation) -> Vec<String> {

@@ -1,10 +1,10 @@
 //! `plexus topic`.
 
-use super::{Target, output};
+use super::{Target, list, output};
 use clap::Subcommand;
 use plexus_proto::v1::{
-    GetTopicRequest, ListMessagesRequest, ListTopicPeersRequest, ListTopicsRequest, PinTopicRequest, Topic,
-    UnpinTopicRequest,
+    GetTopicRequest, ListMessagesRequest, ListTopicPeersRequest, ListTopicsRequest, Message, PinTopicRequest,
+    Topic, UnpinTopicRequest,
 };
 
 /// Topics as a node sees them.
@@ -106,33 +106,26 @@ impl Command {
 
 async fn ls(prefix: String, target: Target) -> anyhow::Result<()> {
     let mut client = target.topics().await?;
-    let mut request =
-        ListTopicsRequest { node: target.node.clone(), prefix, page_size: 1000, ..Default::default() };
-    let mut rows = Vec::new();
-    loop {
-        let page = client.list_topics(target.ask(request.clone())).await?.into_inner();
-        for topic in &page.topics {
-            if target.json {
-                output::json("Topic", topic)?;
-            }
-            rows.push(vec![
-                output::printable(&topic.topic),
-                topic.position.clone(),
-                topic.retained_messages.to_string(),
-                format!("{}/{}", topic.mesh_peers, topic.peers),
-                topic.readers.to_string(),
-                if topic.pinned { "yes".into() } else { String::new() },
-            ]);
-        }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    if target.json {
-        return Ok(());
-    }
-    output::table(&["TOPIC", "POSITION", "RETAINED", "MESH/PEERS", "READERS", "PINNED"], &rows)
+    let ask = async |page_token| {
+        let (node, prefix) = (target.node.clone(), prefix.clone());
+        let request =
+            ListTopicsRequest { node, prefix, page_size: list::PAGE, page_token, ..Default::default() };
+        let page = client.list_topics(target.ask(request)).await?.into_inner();
+        Ok((page.topics, page.next_page_token))
+    };
+    let heading = ["TOPIC", "POSITION", "RETAINED", "MESH/PEERS", "READERS", "PINNED"];
+    list::print(&target, "Topic", &heading, row, ask).await
+}
+
+fn row(topic: &Topic) -> Vec<String> {
+    vec![
+        output::printable(&topic.topic),
+        topic.position.clone(),
+        topic.retained_messages.to_string(),
+        format!("{}/{}", topic.mesh_peers, topic.peers),
+        topic.readers.to_string(),
+        if topic.pinned { "yes".into() } else { String::new() },
+    ]
 }
 
 fn show(target: &Target, topic: &Topic) -> anyhow::Result<()> {
@@ -174,21 +167,18 @@ async fn peers(topic: String, target: Target) -> anyhow::Result<()> {
 async fn log(topic: String, after: String, limit: i32, target: Target) -> anyhow::Result<()> {
     let mut client = target.topics().await?;
     let mut left = limit.max(1);
-    let mut request = ListMessagesRequest { node: target.node.clone(), topic, after, ..Default::default() };
-    loop {
-        request.page_size = left.min(1000);
-        let page = client.list_messages(target.ask(request.clone())).await?.into_inner();
-        for message in &page.messages {
-            if target.json {
-                output::json("Message", message)?;
-            } else {
-                output::write(format!("{}  {}\n", message.position, output::payload(message)).as_bytes())?;
-            }
-        }
+    let ask = async |page_token| {
+        let (node, topic, after) = (target.node.clone(), topic.clone(), after.clone());
+        let page_size = left.min(list::PAGE);
+        let request = ListMessagesRequest { node, topic, after, page_size, page_token, ..Default::default() };
+        let page = client.list_messages(target.ask(request)).await?.into_inner();
         left -= i32::try_from(page.messages.len()).unwrap_or(left);
-        if page.next_page_token.is_empty() || left <= 0 {
-            return Ok(());
-        }
-        request.page_token = page.next_page_token;
-    }
+        let next = if left > 0 { page.next_page_token } else { String::new() };
+        Ok((page.messages, next))
+    };
+    let take = |message: Message| match target.json {
+        true => output::json("Message", &message),
+        false => output::write(format!("{}  {}\n", message.position, output::payload(&message)).as_bytes()),
+    };
+    list::each(ask, take).await
 }
