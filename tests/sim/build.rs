@@ -53,6 +53,8 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "router/metrics.rs",
             "router/notes.rs",
             "router/pending.rs",
+            "router/pending/failures.rs",
+            "router/pending/line.rs",
             "router/place.rs",
             "router/queue.rs",
             "router/queue/pen.rs",
@@ -122,8 +124,10 @@ fn main() {
                 // Their tests stay where they are.
                 .replace("cfg(test)", "cfg(any())")
                 .replace("cfg(any(test, feature = \"fuzzing\"))", "cfg(any())")
-                // It is named by a path, which moves the folder of what is within.
-                .replace("mod pen;", "#[path = \"queue/pen.rs\"]\nmod pen;");
+                // They are named by a path, which moves the folder of what is within.
+                .replace("mod pen;", "#[path = \"queue/pen.rs\"]\nmod pen;")
+                .replace("mod failures;", "#[path = \"pending/failures.rs\"]\nmod failures;")
+                .replace("mod line;", "#[path = \"pending/line.rs\"]\nmod line;");
             let mut text = weave(text, &format!("{folder}/{file}"), &mut planted);
             for (_, window) in WINDOWS.iter().filter(|(of, _)| of == file) {
                 write!(text, "\n{window}\n").expect("text grows");

@@ -1,18 +1,22 @@
 //! Calls that wait for an answer: when each is sent, sent again, given up. Pure: the loop tells what
 //! happened and does the [`Act`]s. protocol.md P19 is the normative text.
 
+mod failures;
+mod line;
+
+pub(crate) use failures::{Standing, refusal, unavailable};
+
 use super::Failure;
+use failures::{changed, error};
+use line::{Line, PAUSE, PAUSE_MAX};
 use plexus_bus::{Body, Call, CallId, Envelope, Error, NodeName, Outcome, Payload, Ran, Trace};
-use plexus_proto::{reason::Reason, v1};
+use plexus_proto::reason::Reason;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    mem,
     time::{Duration, Instant},
 };
 
-/// First pause before a call is sent again that nobody took; doubles up to [`PAUSE_MAX`].
-const PAUSE: Duration = Duration::from_millis(50);
-/// Longest such pause: the poll of P19.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Nodes whose epoch is remembered.
 const EPOCHS_MAX: usize = 65_536;
 /// How long an answer may still be on its way when the owner changed.
@@ -31,19 +35,6 @@ pub(crate) enum Act<S> {
     Output(CallId, Payload),
     /// Hand over the end of a call.
     Finish(S, Result<Payload, Failure>),
-}
-
-/// What a node's record says about its calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// There is none, or it is being removed.
-    Missing,
-    /// Its spec stops it.
-    Stopped,
-    /// It failed too often.
-    Quarantined,
-    /// It should have an owner soon.
-    Expected,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +58,12 @@ struct Waiting<S> {
     sink: S,
     deadline: Option<Instant>,
     wake: Option<Instant>,
-    /// How long it rests when nobody listens; doubles each time.
+    /// How long a call to any worker rests when nobody listens; doubles each time.
     pause: Duration,
     /// It may be sent again without knowing whether it ran.
     repeatable: bool,
+    /// It was sent before.
+    tried: bool,
     /// Highest epoch that answered.
     epoch: u64,
     /// Next number in its answers.
@@ -81,12 +74,22 @@ struct Waiting<S> {
     gone: bool,
 }
 
+/// The calls of one node.
+#[derive(Default)]
+struct Node {
+    calls: BTreeSet<CallId>,
+    /// Those of them that wait for an owner.
+    line: Line,
+}
+
 /// All pending calls.
 pub(crate) struct Pending<S> {
     calls: HashMap<CallId, Waiting<S>>,
     /// When each call wants to be looked at.
     wakes: BTreeSet<(Instant, CallId)>,
-    nodes: HashMap<NodeName, HashSet<CallId>>,
+    nodes: HashMap<NodeName, Node>,
+    /// When the first call of a node's line wants to be sent.
+    tries: BTreeSet<(Instant, NodeName)>,
     /// Nodes whose record is being read.
     looking: HashSet<NodeName>,
     /// Epoch of each node's last known owner; forgotten when there are too many.
@@ -102,6 +105,7 @@ impl<S> Pending<S> {
             calls: HashMap::new(),
             wakes: BTreeSet::new(),
             nodes: HashMap::new(),
+            tries: BTreeSet::new(),
             looking: HashSet::new(),
             epochs: HashMap::new(),
             max,
@@ -136,8 +140,12 @@ impl<S> Pending<S> {
             let message = format!("{} calls wait for an answer already", self.max);
             return self.acts.push(Act::Finish(sink, Err(error(Reason::Overloaded, message))));
         }
+        let mut waits = false;
         if let Some(node) = &call.node {
-            self.nodes.entry(node.clone()).or_default().insert(id);
+            let node = self.nodes.entry(node.clone()).or_default();
+            node.calls.insert(id);
+            // It must not overtake those that wait for the owner.
+            waits = !node.line.is_empty();
         }
         let repeatable = call.idempotent || !call.idempotency_key.is_empty() || call.node.is_none();
         let waiting = Waiting {
@@ -149,13 +157,14 @@ impl<S> Pending<S> {
             wake: None,
             pause: PAUSE,
             repeatable,
+            tried: false,
             epoch: 0,
             sequence: 0,
             begun: false,
             gone: false,
         };
         self.calls.insert(id, waiting);
-        self.send(id);
+        if waits { self.wait(id) } else { self.send(id) }
     }
 
     /// The bus handed a call over to so many, or failed.
@@ -169,13 +178,18 @@ impl<S> Pending<S> {
         }
         match result {
             Ok(0) => self.nobody(id, now),
-            Ok(_) => self.rest(id, State::Sent, Some(now + self.resend_after)),
+            Ok(_) => {
+                self.rest(id, State::Sent, Some(now + self.resend_after));
+                self.open(id);
+            }
             Err(error) => {
                 let failure = if error.outcome() == Ran::Unknown && !call.repeatable {
                     changed("the bus did not say whether the node got the call")
                 } else {
                     unavailable(&error)
                 };
+                // Those behind it hear the same by themselves, and all at once.
+                self.open(id);
                 self.finish(id, Err(failure));
             }
         }
@@ -191,6 +205,10 @@ impl<S> Pending<S> {
         if envelope.epoch > call.epoch {
             (call.epoch, call.sequence) = (envelope.epoch, if call.begun { call.sequence } else { 0 });
         }
+        if !matches!(&envelope.body, Body::Outcome(outcome) if outcome.moved) {
+            self.open(id);
+        }
+        let Some(call) = self.calls.get_mut(&id) else { return };
         match envelope.body {
             Body::Taken { .. } => {
                 call.sequence = call.sequence.max(envelope.sequence + 1);
@@ -228,13 +246,44 @@ impl<S> Pending<S> {
     /// Nobody took the call: it rests, and the record says whether anybody ever will.
     fn nobody(&mut self, id: CallId, now: Instant) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let (pause, node) = (call.pause, call.call.node.clone());
-        call.pause = (pause * 2).min(PAUSE_MAX);
-        self.rest(id, State::Unowned, Some(now + pause));
-        if let Some(node) = node
-            && self.looking.insert(node.clone())
-        {
+        let Some(node) = call.call.node.clone() else {
+            let pause = call.pause;
+            call.pause = (pause * 2).min(PAUSE_MAX);
+            return self.rest(id, State::Unowned, Some(now + pause));
+        };
+        self.rest(id, State::Unowned, None);
+        let line = &mut self.nodes.entry(node.clone()).or_default().line;
+        if let Some(at) = line.fell(id, now) {
+            self.tries.insert((at, node.clone()));
+        }
+        if self.looking.insert(node.clone()) {
             self.acts.push(Act::Look(node));
+        }
+    }
+
+    /// Lets a call wait for its node's owner behind those before it.
+    fn wait(&mut self, id: CallId) {
+        self.rest(id, State::Unowned, None);
+        if let Some(node) = self.calls.get(&id).and_then(|call| call.call.node.as_ref())
+            && let Some(node) = self.nodes.get_mut(node)
+        {
+            node.line.join(id);
+        }
+    }
+
+    /// Lets the first of a node's line try now.
+    fn hurry(&mut self, node: &NodeName, now: Instant) {
+        if let Some(at) = self.nodes.get_mut(node).and_then(|node| node.line.hurry(now)) {
+            self.tries.insert((at, node.clone()));
+        }
+    }
+
+    /// A call found somebody: if it tried for those behind it, they go as well.
+    fn open(&mut self, id: CallId) {
+        let node = self.calls.get(&id).and_then(|call| call.call.node.as_ref());
+        let Some(node) = node.and_then(|node| self.nodes.get_mut(node)) else { return };
+        for id in node.line.open(id) {
+            self.send(id);
         }
     }
 
@@ -247,24 +296,25 @@ impl<S> Pending<S> {
             }
             self.epochs.insert(node.clone(), epoch);
         }
-        for id in self.nodes.get(node).cloned().unwrap_or_default() {
+        let mut again = owned;
+        let ids: Vec<CallId> = self.nodes.get(node).into_iter().flat_map(|n| &n.calls).copied().collect();
+        for id in ids {
             let Some(call) = self.calls.get_mut(&id) else { continue };
             // The first owner ever heard of has the call already, if nobody else answered: word of it came late.
             let first = known.is_none() && call.epoch == 0;
             let same = owned && (first || known == Some(epoch) || call.epoch == epoch);
             match call.state {
-                State::Unowned if owned => {
-                    call.pause = PAUSE;
-                    self.rest(id, State::Unowned, Some(now));
-                }
                 State::Sent | State::Taken if same => {}
                 State::Sent | State::Taken if call.repeatable && !call.begun => {
-                    call.pause = PAUSE;
-                    self.rest(id, State::Unowned, Some(now));
+                    self.wait(id);
+                    again = true;
                 }
                 State::Sent | State::Taken => self.rest(id, State::Doubtful, Some(now + STRAGGLER)),
                 State::Sending | State::Unowned | State::Doubtful => {}
             }
+        }
+        if again {
+            self.hurry(node, now);
         }
     }
 
@@ -273,7 +323,13 @@ impl<S> Pending<S> {
         let lost = |c: &Waiting<S>| matches!(c.state, State::Sent | State::Taken) && c.repeatable && !c.begun;
         let ids: Vec<CallId> = self.calls.iter().filter(|(_, c)| lost(c)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.rest(id, State::Unowned, Some(now));
+            match self.calls.get(&id).and_then(|call| call.call.node.clone()) {
+                None => self.rest(id, State::Unowned, Some(now)),
+                Some(node) => {
+                    self.wait(id);
+                    self.hurry(&node, now);
+                }
+            }
         }
     }
 
@@ -282,7 +338,7 @@ impl<S> Pending<S> {
         self.looking.remove(node);
         let Some(failure) = standing.and_then(|s| refusal(node, s)) else { return };
         let unowned = |c: &Waiting<S>| c.state == State::Unowned;
-        let ids: Vec<CallId> = self.nodes.get(node).into_iter().flatten().copied().collect();
+        let ids: Vec<CallId> = self.nodes.get(node).into_iter().flat_map(|n| &n.calls).copied().collect();
         for id in ids {
             if self.calls.get(&id).is_some_and(unowned) {
                 self.finish(id, Err(failure.clone()));
@@ -299,6 +355,15 @@ impl<S> Pending<S> {
             self.wakes.pop_first();
             self.due(id, now);
         }
+        while let Some((at, node)) = self.tries.pop_first() {
+            if at > now {
+                self.tries.insert((at, node));
+                break;
+            }
+            if let Some(id) = self.nodes.get_mut(&node).and_then(|node| node.line.try_at(at)) {
+                self.send(id);
+            }
+        }
     }
 
     fn due(&mut self, id: CallId, now: Instant) {
@@ -309,7 +374,8 @@ impl<S> Pending<S> {
         }
         match call.state {
             state @ (State::Sending | State::Taken) => self.rest(id, state, None),
-            State::Unowned => self.send(id),
+            State::Unowned if call.call.node.is_none() => self.send(id),
+            State::Unowned => self.rest(id, State::Unowned, None),
             State::Sent if call.repeatable && !call.begun => self.send(id),
             State::Sent | State::Doubtful => {
                 self.finish(id, Err(changed("the node moved or fell silent during the call")));
@@ -367,7 +433,7 @@ impl<S> Pending<S> {
 
     fn send(&mut self, id: CallId) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let again = call.state != State::Sending;
+        let again = mem::replace(&mut call.tried, true);
         let epoch = call.call.node.as_ref().and_then(|n| self.epochs.get(n)).copied();
         call.call.attempt += u32::from(again);
         call.call.epoch_seen = epoch.unwrap_or(0);
@@ -398,11 +464,15 @@ impl<S> Pending<S> {
         let call = self.calls.remove(&id)?;
         call.wake.map(|at| self.wakes.remove(&(at, id)));
         if let Some(node) = &call.call.node
-            && let Some(ids) = self.nodes.get_mut(node)
+            && let Some(of) = self.nodes.get_mut(node)
         {
-            ids.remove(&id);
-            if ids.is_empty() {
+            of.calls.remove(&id);
+            let next = of.line.leave(id);
+            if of.calls.is_empty() {
                 self.nodes.remove(node);
+            }
+            if let Some(next) = next {
+                self.send(next);
             }
         }
         Some(call)
@@ -418,40 +488,6 @@ fn envelope(id: CallId, trace: &Trace, body: Body) -> Envelope {
         epoch: 0,
         body,
     }
-}
-
-fn error(reason: Reason, message: impl Into<String>) -> Failure {
-    Box::new(v1::Error::new(reason, message))
-}
-
-fn changed(message: &str) -> Failure {
-    error(Reason::OwnerChanged, format!("{message}: it may have run"))
-}
-
-/// What a failed bus means to a caller.
-pub(crate) fn unavailable(cause: &Error) -> Failure {
-    match cause {
-        Error::Overloaded => error(Reason::Overloaded, cause.to_string()),
-        Error::Invalid(_) | Error::Unreadable(_) | Error::Unsupported(_) => {
-            error(Reason::Internal, cause.to_string())
-        }
-        _ => error(Reason::BusUnavailable, cause.to_string()),
-    }
-}
-
-/// Why a node takes no calls, if it does not.
-pub(crate) fn refusal(node: &NodeName, standing: Standing) -> Option<Failure> {
-    let id = node.node();
-    let (reason, message) = match standing {
-        Standing::Expected => return None,
-        Standing::Missing => (Reason::NodeNotFound, format!("there is no node {id:?}")),
-        Standing::Stopped => (Reason::NodeStopped, format!("node {id:?} is stopped; start it first")),
-        Standing::Quarantined => (
-            Reason::NodeQuarantined,
-            format!("node {id:?} failed repeatedly; see its last error, then restart it"),
-        ),
-    };
-    Some(Box::new(v1::Error::new(reason, message).with("node", id)))
 }
 
 #[cfg(test)]

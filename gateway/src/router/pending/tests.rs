@@ -305,3 +305,97 @@ fn answers_that_may_be_lost_are_asked_for_again() {
         assert_eq!(scene.tick(10), did_then);
     }
 }
+
+/// Three calls of one node, begun one after the other.
+fn three(start: Instant) -> (Pending<u32>, [CallId; 3]) {
+    let (mut pending, ids) = (Pending::new(10, RESEND), [(); 3].map(|()| CallId::now_v7()));
+    let deadline = Some(start + Duration::from_secs(30));
+    pending.begin(ids[0], call(false, ""), Trace::default(), 0, deadline);
+    assert_eq!(to(&mut pending, ids), [0]);
+    pending.sent(ids[0], 0, Ok(0), start);
+    pending.take();
+    for (sink, id) in [(1, ids[1]), (2, ids[2])] {
+        pending.begin(id, call(false, ""), Trace::default(), sink, deadline);
+    }
+    (pending, ids)
+}
+
+/// Which of the calls are sent.
+fn to(pending: &mut Pending<u32>, ids: [CallId; 3]) -> Vec<usize> {
+    let sent = |act| match act {
+        Act::Send(envelope) => ids.iter().position(|id| *id == envelope.id),
+        _ => None,
+    };
+    pending.take().into_iter().filter_map(sent).collect()
+}
+
+#[test]
+fn calls_that_wait_for_an_owner_go_in_the_order_they_were_begun_in() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let (mut pending, ids) = three(start);
+    assert_eq!(to(&mut pending, ids), [0; 0], "they wait behind the first");
+    pending.tick(at(50));
+    assert_eq!(to(&mut pending, ids), [0], "which tries for all");
+    pending.sent(ids[0], 1, Ok(0), at(51));
+    pending.owner(&node(), true, 7, at(60));
+    pending.tick(at(60));
+    assert_eq!(to(&mut pending, ids), [0], "an owner is there");
+    let fourth = CallId::now_v7();
+    pending.begin(fourth, call(false, ""), Trace::default(), 3, None);
+    assert_eq!(to(&mut pending, [ids[0], ids[1], fourth]), [0; 0], "who comes now waits too");
+    pending.sent(ids[0], 2, Ok(1), at(61));
+    assert_eq!(to(&mut pending, [ids[1], ids[2], fourth]), [0, 1, 2]);
+    let fifth = CallId::now_v7();
+    pending.begin(fifth, call(false, ""), Trace::default(), 4, None);
+    assert_eq!(to(&mut pending, [fifth; 3]), [0], "nobody waits any more");
+}
+
+#[test]
+fn a_call_that_moved_comes_before_those_that_were_begun_after_it() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let (mut pending, ids) = three(start);
+    pending.tick(at(50));
+    pending.sent(ids[0], 1, Ok(1), at(51));
+    assert_eq!(to(&mut pending, ids), [0, 1, 2]);
+    pending.sent(ids[1], 0, Ok(1), at(52));
+    pending.sent(ids[2], 0, Ok(1), at(52));
+    let answer = |id, body| envelope(id, &Trace::default(), body);
+    for id in [ids[2], ids[0], ids[1]] {
+        pending.reply(answer(id, outcome(true)), at(53));
+    }
+    for (ms, sent) in [(102, vec![]), (103, vec![0])] {
+        pending.tick(at(ms));
+        assert_eq!(to(&mut pending, ids), sent);
+    }
+    pending.reply(answer(ids[0], taken()), at(104));
+    assert_eq!(to(&mut pending, ids), [1, 2], "an answer shows that somebody is there");
+}
+
+#[test]
+fn those_behind_a_call_that_is_given_up_do_not_wait_for_it() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let (mut pending, ids) = three(start);
+    pending.tick(at(50));
+    assert_eq!(to(&mut pending, ids), [0]);
+    pending.gone(ids[0]);
+    pending.sent(ids[0], 1, Ok(0), at(51));
+    assert_eq!(to(&mut pending, ids), [1], "the next one tries");
+    pending.gone(ids[2]);
+    pending.sent(ids[1], 0, Err(Error::Overloaded), at(52));
+    let mut scene = Scene { pending, id: ids[1], start };
+    assert_eq!(did(&mut scene.pending), ["cancel CANCELLED", "1: OVERLOADED"]);
+    assert!(scene.pending.is_empty() && scene.tick(5000).is_empty());
+}
+
+#[test]
+fn a_bus_that_fails_is_told_to_all_who_wait_at_once() {
+    let start = Instant::now();
+    let (mut pending, ids) = three(start);
+    pending.tick(start + Duration::from_millis(50));
+    to(&mut pending, ids);
+    pending.sent(ids[0], 1, Err(Error::Overloaded), start + Duration::from_millis(51));
+    assert_eq!(to(&mut pending, ids), [1, 2]);
+}
