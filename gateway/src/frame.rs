@@ -73,31 +73,38 @@ pub struct TakesFrames {
     pub ids: bool,
 }
 
-/// In a request's extensions: the stream has a place in a session, which another session can take up.
+/// In a request's extensions: the stream has a place, which is known when it ends before its time. In a
+/// session another session can take it up.
 pub(crate) struct Seat {
-    /// What begins the call again, as the session reads it.
-    again: Box<[u8]>,
+    again: Again,
     /// Where the stream goes on; its service sets it.
     cursor: OnceLock<Weak<dyn Cursor>>,
     /// The last answer that was taken has not reached the session: it waits for credit.
     held: AtomicBool,
 }
 
+/// Writes what begins a call again, as its session reads it; of no session: nothing. The number is how many
+/// messages are left of the limit that it was asked for, if it was.
+pub(crate) type Again = Box<dyn Fn(Option<u32>) -> Vec<u8> + Send + Sync>;
+
 /// A stream that knows at any time where it goes on.
 pub(crate) trait Cursor: Send + Sync {
     /// Adds the stream to a token. With `held` its last answer was not delivered.
-    fn draw(&self, draft: &mut Draft, again: &[u8], held: bool);
+    fn draw(&self, draft: &mut Draft, again: &Again, held: bool);
+
+    /// Says where the stream goes on, in `most` bytes at most; empty: nowhere, or not so short.
+    fn resume(&self, most: usize) -> String;
 }
 
 impl Seat {
     /// Makes the place of a call.
-    pub(crate) fn new(again: Vec<u8>) -> Self {
-        Self { again: again.into(), cursor: OnceLock::new(), held: AtomicBool::new(false) }
+    pub(crate) fn new(again: Again) -> Self {
+        Self { again, cursor: OnceLock::new(), held: AtomicBool::new(false) }
     }
 
     /// What begins the call again.
-    pub(crate) fn again(&self) -> &[u8] {
-        &self.again
+    pub(crate) fn again(&self, left: Option<u32>) -> Vec<u8> {
+        (self.again)(left)
     }
 
     /// Puts a stream there. It must not own the place, or neither would ever go.
@@ -110,11 +117,16 @@ impl Seat {
         self.held.store(held, Ordering::Relaxed);
     }
 
+    /// Says where the stream goes on, in `most` bytes at most; empty: nowhere, or not so short.
+    pub(crate) fn resume(&self, most: usize) -> String {
+        self.cursor.get().and_then(Weak::upgrade).map(|cursor| cursor.resume(most)).unwrap_or_default()
+    }
+
     /// Adds the stream to a token; one that has not begun, as it was asked for.
     pub(crate) fn draw(&self, draft: &mut Draft) {
         match self.cursor.get().and_then(Weak::upgrade) {
             Some(cursor) => cursor.draw(draft, &self.again, self.held.load(Ordering::Relaxed)),
-            None => draft.add(&self.again, &[]),
+            None => draft.add(&self.again(None), &[]),
         }
     }
 }

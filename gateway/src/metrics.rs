@@ -29,6 +29,8 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Connections that were one too many for their address.
     pub crowded: Counter,
+    /// Streams and sessions that were one too many, by whose they were.
+    pub open_refused: Family<ByBucket, Counter>,
     /// TLS handshakes and PROXY headers by how they ended.
     pub handshakes: Family<ByOutcome, Counter>,
     /// Changed certificates: taken, or kept out because they cannot be used.
@@ -212,6 +214,11 @@ impl Metrics {
         registry.register("connections", "Connections open now", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.accepted.clone());
         registry.register("crowded", "Connections too many for their address", self.crowded.clone());
+        registry.register(
+            "open_refused",
+            "Streams and sessions refused as too many, by bucket",
+            self.open_refused.clone(),
+        );
         registry.register("handshakes", "Beginnings of connections by outcome", self.handshakes.clone());
         registry.register("certificates", "Changed certificates by outcome", self.certificates.clone());
         registry.register("credentials", "Changed keys and revocations by outcome", self.credentials.clone());
@@ -234,6 +241,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             accepted: Counter::default(),
             crowded: Counter::default(),
+            open_refused: Family::default(),
             handshakes: Family::default(),
             certificates: Family::default(),
             credentials: Family::default(),

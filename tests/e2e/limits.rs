@@ -1,15 +1,21 @@
 //! Every limit of the edge on every dialect that it applies to: the same reason, and when to come back.
 
-use crate::dialects::{
-    Client, Dialect,
-    rpc::{Failure, Rpc},
-    ws::{Heard, Session, Terms},
+use crate::{
+    access::{grants, kept},
+    dialects::{
+        Client, Dialect,
+        rpc::{Failure, Rpc},
+        ws::{Heard, Session, Terms},
+    },
 };
 use futures::{StreamExt, future::join_all};
 use http::{Method as Verb, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use plexus_gateway::config::Config;
+use plexus_gateway::{
+    config::{Config, Mode},
+    key::{self, File},
+};
 use plexus_tests::{Cluster, eventually};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
@@ -218,18 +224,44 @@ async fn the_streams_of_a_connection_share_its_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_of_an_old_connection_end_in_every_dialect_of_http2() {
-    let mut cluster = Cluster::of(0, 0).await;
-    let address =
-        cluster.add_gateway_with(|c| c.limits.connection_age_max = Duration::from_millis(400)).await;
-    let rpc = Rpc::named("NodeService/WatchNodes");
-    let mut answers = Client::new(address, Dialect::Grpc).open(&rpc, &json!({})).await.unwrap();
-    let end = loop {
-        match tokio::time::timeout(PATIENCE, answers.next()).await.expect("the connection ages") {
-            Some(Ok(_)) => {}
-            end => break end.unwrap().unwrap_err(),
-        }
+async fn streams_and_sessions_of_a_caller_and_of_a_namespace_are_bounded_in_every_dialect() {
+    let made = [(); 2].map(|()| key::make("default", grants(&[("*", "**")]), None).unwrap());
+    let tokens = [0, 1].map(|i| kept(made[i].secret.clone()));
+    let file = std::env::temp_dir().join(format!("plexus-{}-{}.toml", std::process::id(), made[0].line.id));
+    let lines = File { keys: made.map(|made| made.line).into() };
+    std::fs::write(&file, toml::to_string(&lines).unwrap()).unwrap();
+    let mut cluster = Cluster::of(0, 1).await;
+    let change = |c: &mut Config| {
+        (c.auth.mode, c.auth.keys) = (Mode::On, file.to_str().unwrap().to_owned());
+        (c.limits.open_per_caller_max, c.limits.open_per_namespace_max) = (2, 3);
     };
-    assert_eq!((&*end.code, &*end.reason), ("unavailable", "DRAINING"));
-    assert!(end.retry_after_ms.is_some());
+    let address = cluster.add_gateway_with(change).await;
+    std::fs::remove_file(&file).unwrap();
+    let rpc = Rpc::named("NodeService/WatchNodes");
+    for dialect in Dialect::ALL.into_iter().filter(|dialect| dialect.takes(&rpc)) {
+        let open = async |token| {
+            let client = Client { token: Some(token), ..Client::new(address, dialect) };
+            let mut answers = client.open(&rpc, &json!({})).await?;
+            // Some dialects refuse a stream in its first word.
+            answers.next().await.expect("an answer")?;
+            Ok::<_, Failure>(answers)
+        };
+        // Those of the dialect before may take a moment to go.
+        let mut held = Vec::new();
+        for token in [tokens[0], tokens[0], tokens[1]] {
+            held.push(eventually(PATIENCE, || open(token)).await);
+        }
+        for (token, bucket, limit) in [(tokens[0], "caller", "2"), (tokens[1], "namespace", "3")] {
+            let Err(failure) = open(token).await else { panic!("{dialect:?}: one more of this {bucket}") };
+            assert_eq!((&*failure.code, &*failure.reason), (EXHAUSTED, "CONNECTION_LIMIT"), "{dialect:?}");
+            // A session tells why it is closed, and no facts.
+            if !matches!(dialect, Dialect::WebSocketJson | Dialect::WebSocketProto) {
+                let facts = [("bucket", bucket), ("limit", limit)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+                assert_eq!(failure.metadata, facts, "{dialect:?}");
+                assert!(failure.retry_after_ms.is_some_and(|ms| ms >= 1_000), "{dialect:?}");
+            }
+        }
+        held.pop();
+        drop(eventually(PATIENCE, || open(tokens[1])).await);
+    }
 }

@@ -14,6 +14,7 @@ mod docs;
 mod fleet;
 mod foreign;
 mod history;
+mod leave;
 mod limits;
 mod peers;
 mod readme;

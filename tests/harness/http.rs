@@ -19,6 +19,8 @@ pub struct Http {
     pub address: SocketAddr,
     /// What is shown with every request.
     pub token: Option<String>,
+    /// Whether it speaks HTTP/2.
+    pub http2: bool,
 }
 
 /// A whole answer.
@@ -50,12 +52,17 @@ impl Answer {
 impl Http {
     /// Makes a client.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None }
+        Self { address, token: None, http2: false }
     }
 
     /// Shows a token with every request.
     pub fn with(self, token: impl Into<String>) -> Self {
         Self { token: Some(token.into()), ..self }
+    }
+
+    /// Speaks HTTP/2.
+    pub fn by_http2(self) -> Self {
+        Self { http2: true, ..self }
     }
 
     /// Sends a request and reads the whole answer.
@@ -80,20 +87,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Answer> {
-        let stream = TcpStream::connect(self.address).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(connection.await) });
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into()))?;
-        let response = timeout(PATIENCE, sender.send_request(request)).await.context("no answer")??;
-        let (parts, body) = response.into_parts();
-        let body = timeout(PATIENCE, body.collect()).await.context("the body does not end")??.to_bytes();
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        self.clone().by_http2().send(method, path, headers, body).await
     }
 
     /// GET.
@@ -155,13 +149,12 @@ impl Http {
         body: Bytes,
     ) -> Result<(http::response::Parts, Incoming, JoinSet<()>)> {
         stream.set_nodelay(true)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let _ = connection.await;
-        });
-        let mut request =
-            Request::builder().method(method).uri(path).header("host", self.address.to_string());
+        let (stream, mut tasks) = (TokioIo::new(stream), JoinSet::new());
+        let request = Request::builder().method(method);
+        let mut request = match self.http2 {
+            true => request.uri(format!("http://{}{path}", self.address)),
+            false => request.uri(path).header("host", self.address.to_string()),
+        };
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -169,7 +162,16 @@ impl Http {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body))?;
-        let response = timeout(PATIENCE, sender.send_request(request)).await.context("no answer")??;
+        let response = if self.http2 {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+            tasks.spawn(async move { drop(connection.await) });
+            timeout(PATIENCE, sender.send_request(request)).await.context("no answer")??
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+            tasks.spawn(async move { drop(connection.await) });
+            timeout(PATIENCE, sender.send_request(request)).await.context("no answer")??
+        };
         let (parts, body) = response.into_parts();
         Ok((parts, body, tasks))
     }

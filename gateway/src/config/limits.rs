@@ -12,6 +12,10 @@ pub struct Limits {
     /// Connections of one client address at most, 0: any number; counts where the address is public or
     /// forwarders are named.
     pub connections_per_address_max: usize,
+    /// Streams and sessions of one API key or subject of a token that are open, at most, 0: any number.
+    pub open_per_caller_max: usize,
+    /// Streams and sessions of one namespace that are open, at most, 0: any number.
+    pub open_per_namespace_max: usize,
     /// Age of an HTTP/2 connection, give or take a tenth, at which its client has to open another.
     #[serde(with = "humantime_serde")]
     pub connection_age_max: Duration,
@@ -122,6 +126,8 @@ impl Default for Limits {
         Self {
             connections_max: 20_000,
             connections_per_address_max: 50,
+            open_per_caller_max: 1_000,
+            open_per_namespace_max: 10_000,
             connection_age_max: Duration::from_secs(3600),
             connection_grace: Duration::from_secs(30),
             first_byte_timeout: Duration::from_secs(10),

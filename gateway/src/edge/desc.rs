@@ -1,7 +1,7 @@
 //! What is served, read from the descriptor: methods, their kinds and their HTTP rules. Every dialect
 //! finds its methods here, so none of them knows the name of any.
 
-use super::auth::ask::Asks;
+use super::{auth::ask::Asks, convention::CURSORS};
 use crate::{error, metrics::Each};
 use plexus_proto::{reason::Reason, v1};
 use prometheus_client::metrics::counter::Counter;
@@ -61,6 +61,8 @@ pub(crate) struct Method {
     pub(crate) told: bool,
     /// Whether an answer is exactly one field of a oneof: that field then names the event.
     pub(crate) tagged: bool,
+    /// Whether it streams from a place that its request can name: one that ends can go on.
+    pub(crate) resumes: bool,
     /// Whether everybody may call it, as it tells only what is served and how it is.
     pub(crate) open: bool,
     /// What its calls ask for.
@@ -230,6 +232,9 @@ fn method(desc: MethodDescriptor, told: bool, http: Option<&ExtensionDescriptor>
         safe,
         told,
         tagged: tagged(&desc.output()),
+        resumes: desc.is_server_streaming()
+            && !desc.is_client_streaming()
+            && desc.input().get_field_by_name(CURSORS[0]).is_some(),
         open: super::is_open(desc.parent_service().full_name()),
         asks: Asks::new(&desc, &rules, safe),
         rules,

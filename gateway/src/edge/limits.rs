@@ -5,11 +5,13 @@ use super::{
     auth::{self, Watch},
     desc::Method,
     drain::{Drain, Leave},
+    share::Share,
 };
 use crate::{
     caller::Caller,
     config::Limits,
     error,
+    frame::Seat,
     metrics::{self, Dialect, Metrics},
 };
 use axum::body::Body;
@@ -30,6 +32,9 @@ use std::{
 };
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
+
+/// Bytes of the token in a failure at most: clients of gRPC take trailers of 8 KiB, which hold it twice in base64.
+const RESUME_BYTES_MAX: usize = 4 << 10;
 
 /// Trailing metadata of an answer that went well, in a response's extensions; tonic has no way to send it.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +107,39 @@ pub(crate) fn expired() -> v1::Error {
     v1::Error::new(Reason::DeadlineExceeded, "the deadline passed")
 }
 
+/// What a stream keeps until it ends, and what ends it before its time. Those of a session have none of it: a
+/// session looks after its caller by itself, and leaves as a whole.
+pub(crate) struct Stay {
+    /// When its caller's credentials end.
+    pub(crate) ends: Option<Instant>,
+    /// Whose credentials may be withdrawn; none where there are no credentials.
+    pub(crate) watched: Option<Box<(Caller, Watch)>>,
+    /// The drain, and the age of its connection.
+    pub(crate) leave: Leave,
+    /// Where it goes on elsewhere, if it can.
+    pub(crate) seat: Option<Arc<Seat>>,
+    /// Its place among those of its caller.
+    pub(crate) _share: Option<Share>,
+}
+
+impl Stay {
+    /// Looks whether the credentials were withdrawn, and whether it is time to leave.
+    fn poll(&mut self, context: &mut Context<'_>) -> (Option<v1::Error>, bool) {
+        let leaves = Pin::new(&mut self.leave).poll(context).is_ready();
+        let watched = self.watched.as_deref_mut();
+        match watched.map(|(caller, watch)| watch.poll(Some(caller), context)) {
+            Some(Poll::Ready(error)) => (Some(error), leaves),
+            _ => (None, leaves),
+        }
+    }
+
+    /// Says where the stream goes on, if it can.
+    fn told(&self, error: v1::Error) -> v1::Error {
+        let resume = self.seat.as_ref().map(|seat| seat.resume(RESUME_BYTES_MAX)).unwrap_or_default();
+        if resume.is_empty() { error } else { error.with("resume", resume) }
+    }
+}
+
 pin_project! {
     /// An answer that ends at its deadline or when the gateway leaves, with gRPC trailers that say so,
     /// and that is counted when it has ended.
@@ -112,10 +150,7 @@ pin_project! {
         sleep: Option<Pin<Box<Sleep>>>,
         // Whether it ends because the credentials do, and not at its deadline.
         outlives: bool,
-        // Whose credentials may be withdrawn; none where there are no credentials.
-        watched: Option<Box<(Caller, Watch)>>,
-        // A session leaves by itself.
-        leave: Option<Box<Leave>>,
+        stay: Option<Box<Stay>>,
         trailers: Option<Box<HeaderMap>>,
         ended: bool,
         tally: Tally,
@@ -181,23 +216,21 @@ impl Drop for Tally {
 }
 
 impl Bounded {
-    /// Bounds a stream of answers: by its deadline, by the end of the credentials, by their withdrawal, by
-    /// the drain.
+    /// Bounds a stream of answers: by its deadline, and by what it stays for.
     pub(crate) fn new(
         inner: Body,
-        (at, ends): (Option<Instant>, Option<Instant>),
-        watched: Option<(Caller, Watch)>,
-        leave: Option<Leave>,
+        at: Option<Instant>,
+        stay: Option<Box<Stay>>,
         trailers: Option<HeaderMap>,
         tally: Tally,
     ) -> Self {
         tally.open();
+        let ends = stay.as_ref().and_then(|stay| stay.ends);
         Self {
             inner,
             sleep: at.into_iter().chain(ends).min().map(|at| Box::pin(tokio::time::sleep_until(at))),
             outlives: ends.is_some_and(|ends| at.is_none_or(|at| ends < at)),
-            watched: watched.map(Box::new),
-            leave: leave.map(Box::new),
+            stay,
             trailers: trailers.map(Box::new),
             ended: false,
             tally,
@@ -233,15 +266,19 @@ impl http_body::Body for Bounded {
             return Poll::Ready(None);
         }
         let late = me.sleep.as_mut().is_some_and(|s| s.as_mut().poll(context).is_ready());
-        let leaves = me.leave.as_mut().is_some_and(|leave| Pin::new(leave).poll(context).is_ready());
-        let end = match me.watched.as_deref_mut().map(|(caller, watch)| watch.poll(Some(caller), context)) {
-            Some(Poll::Ready(error)) => Some(error),
-            _ if late && *me.outlives => Some(auth::expired()),
-            _ if late => Some(expired()),
-            _ => leaves.then(Drain::error),
+        let (withdrawn, leaves) = me.stay.as_mut().map(|stay| stay.poll(context)).unwrap_or_default();
+        let end = match withdrawn {
+            Some(error) => Some(error),
+            None if late && *me.outlives => Some(auth::expired()),
+            None if late => Some(expired()),
+            None => leaves.then(Drain::error),
         };
         if let Some(error) = end {
             *me.ended = true;
+            let error = match me.stay.take() {
+                Some(stay) => stay.told(error),
+                None => error,
+            };
             me.inner.set(Body::empty()); // Drops the service's stream.
             let told = me.tally.method.as_ref().is_some_and(|m| m.told);
             let status = error::refusal(&error, told);

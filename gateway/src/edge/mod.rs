@@ -2,8 +2,8 @@
 //! paths and fields come from the descriptor, so that a new one is alive on every dialect at once.
 //!
 //! - [`listener`] accepts connections, [`opening`] reads what comes before HTTP: a word of [`forwarders`],
-//!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`crowd`] counts them, [`age`] and
-//!   [`drain`] end them
+//!   [`tls`]; [`connection`] makes HTTP of them, [`wire`] times them, [`crowd`] counts them, [`share`] their
+//!   streams and sessions; [`age`] and [`drain`] end them
 //! - [`auth`] says who asks; [`limits`], [`rate`] and [`guard`] hold requests to their bounds, [`flood`] what
 //!   is none
 //! - [`trunk`] is the one way into the [`services`], [`mod@reply`] what comes back; [`desc`] what they are,
@@ -51,6 +51,7 @@ mod rest;
 mod route;
 mod schema;
 mod services;
+mod share;
 mod sse;
 pub(crate) mod tls;
 pub(crate) mod trunk;

@@ -5,18 +5,19 @@
 use super::{
     auth::{self, Auth, gate},
     desc::{Method, Registry},
-    drain::{Drain, Leave},
+    drain::Drain,
     guard,
-    limits::{self, Bounded, Silent, Tally, Trailers, Trailing, Verdict},
+    limits::{self, Bounded, Silent, Stay, Tally, Trailers, Trailing, Verdict},
     rate::Rates,
     reply::Reply,
     services::Services,
+    share::Shares,
 };
 use crate::{
     caller::{Caller, Deadline},
     config::Limits,
     error,
-    frame::{Shared, TakesFrames},
+    frame::{Seat, Shared, TakesFrames},
     metrics::{ByDialect, Dialect, Each, Metrics},
     resume::Tokens,
 };
@@ -26,6 +27,7 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{Full, StreamBody};
 use plexus_bus::Trace;
+use plexus_proto::v1;
 use prometheus_client::metrics::histogram::Histogram;
 use std::{
     sync::Arc,
@@ -44,6 +46,7 @@ struct Parts {
     auth: Auth,
     limits: Limits,
     rates: Rates,
+    shares: Shares,
     drain: Drain,
     tokens: Tokens,
     metrics: Arc<Metrics>,
@@ -86,8 +89,10 @@ impl Trunk {
         drain: Drain,
         metrics: Metrics,
     ) -> Self {
+        let shares = Shares::new(&limits, metrics.clone());
         let (metrics, seconds) = (metrics.into(), Each::default());
-        let parts = Parts { services, registry, auth, limits, rates, drain, tokens, metrics, seconds };
+        let parts =
+            Parts { services, registry, auth, limits, rates, shares, drain, tokens, metrics, seconds };
         Self(Arc::new(parts))
     }
 
@@ -109,6 +114,11 @@ impl Trunk {
     /// How often callers may call.
     pub(crate) fn rates(&self) -> &Rates {
         &self.0.rates
+    }
+
+    /// How many streams and sessions callers may have open.
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.0.shares
     }
 
     /// How the gateway leaves.
@@ -173,9 +183,30 @@ impl Trunk {
         }
     }
 
-    /// The end of a stream with the gateway. A session leaves as a whole, and says how its streams go on.
-    fn leave(&self, dialect: Dialect, extensions: &Extensions) -> Option<Leave> {
-        (dialect != Dialect::Websocket).then(|| self.0.drain.enter(extensions))
+    /// What a stream keeps while it is open; an error if its caller has too many.
+    fn stay(
+        &self,
+        dialect: Dialect,
+        method: Option<&Method>,
+        request: &mut Request<Body>,
+    ) -> Result<Option<Box<Stay>>, Box<v1::Error>> {
+        if dialect == Dialect::Websocket {
+            return Ok(None);
+        }
+        let extensions = request.extensions();
+        let caller = extensions.get::<Caller>();
+        let watched = caller.filter(|_| method.is_none_or(|m| !m.open)).cloned().zip(self.0.auth.watch());
+        let stay = Stay {
+            ends: caller.and_then(ends),
+            watched: watched.map(Box::new),
+            leave: self.0.drain.enter(extensions),
+            seat: method.filter(|m| m.resumes).map(|_| Arc::new(Seat::new(Box::new(|_| Vec::new())))),
+            _share: caller.map(|caller| self.0.shares.take(caller)).transpose()?.flatten(),
+        };
+        if let Some(seat) = stay.seat.clone() {
+            request.extensions_mut().insert(seat);
+        }
+        Ok(Some(Box::new(stay)))
     }
 
     /// Through the gate and to the service.
@@ -201,15 +232,20 @@ impl Trunk {
         // What is not in the contract (reflection) may stream, so it is treated as a stream.
         let streams = method.is_none_or(|m| m.kind.streams());
         let at = limits::deadline(limits, asked, streams);
-        // A session looks after its caller's credentials by itself, and takes fresh ones.
-        let caller = request.extensions().get::<Caller>().filter(|_| dialect != Dialect::Websocket);
-        let ends = caller.and_then(ends);
-        let watch = if streams { self.0.auth.watch() } else { None };
-        let watched = caller.filter(|_| method.is_none_or(|m| !m.open)).cloned().zip(watch);
         if let Some(at) = at {
             request.extensions_mut().insert(Deadline(at.into_std()));
         }
-        let leave = if streams { self.leave(dialect, request.extensions()) } else { None };
+        // What is not in the contract does not speak its words either.
+        let told = method.is_some_and(|m| m.told);
+        let stay = if streams { self.stay(dialect, method.map(|m| &**m), &mut request) } else { Ok(None) };
+        let stay = match stay {
+            Ok(stay) => stay,
+            Err(error) => {
+                let refusal = error::refusal(&error, told);
+                Tally::done(metrics, dialect, method.map(|m| &**m), refusal.code());
+                return refusal.into_http();
+            }
+        };
         let began = tokio::time::Instant::now();
         let span = span(method.map_or("", |m| m.name()), dialect, request.extensions());
         join_trace(&span, request.headers_mut());
@@ -219,8 +255,6 @@ impl Trunk {
             Some(at) => tokio::time::timeout_at(at, answer).await.ok(),
             None => Some(answer.await),
         };
-        // What is not in the contract does not speak its words either.
-        let told = method.is_some_and(|m| m.told);
         let Some(mut response) = answer else {
             Tally::done(metrics, dialect, method.map(|m| &**m), Code::DeadlineExceeded);
             return error::refusal(&limits::expired(), told).into_http();
@@ -239,7 +273,7 @@ impl Trunk {
             let silent = response.extensions().get::<Shared>().is_some();
             return response.map(|body| {
                 let body = if silent { Body::new(Silent) } else { body };
-                Body::new(Bounded::new(body, (at, ends), watched, leave, trailers, tally))
+                Body::new(Bounded::new(body, at, stay, trailers, tally))
             });
         }
         Tally::done(metrics, dialect, method.map(|m| &**m), code);

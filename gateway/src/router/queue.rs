@@ -131,6 +131,8 @@ struct Before {
     slot: usize,
     taken: Position,
     started: bool,
+    /// The frame is a message, which counts for the limit.
+    message: bool,
 }
 
 /// The loop's end.
@@ -369,7 +371,8 @@ impl State {
         self.took(&item);
         let several = self.slots.len() > 1;
         let slot = &mut self.slots[item.slot];
-        self.before = Some(Before { slot: item.slot, taken: slot.taken, started: slot.started });
+        let message = matches!(item.kind, Kind::Message(_));
+        self.before = Some(Before { slot: item.slot, taken: slot.taken, started: slot.started, message });
         if let Some(at) = item.at {
             slot.taken = at;
         }
@@ -401,7 +404,7 @@ impl State {
     fn tell_lost(&mut self) -> Option<Delivery> {
         let (i, slot) = self.slots.iter_mut().enumerate().find(|(_, s)| s.started && s.lost.is_some())?;
         let (until, skipped) = slot.lost.take()?;
-        self.before = Some(Before { slot: i, taken: slot.taken, started: true });
+        self.before = Some(Before { slot: i, taken: slot.taken, started: true, message: false });
         let gap = Gap { after: slot.taken, until, reason: gap::Reason::Slow };
         slot.taken = until;
         self.metrics.gap(gap.reason);

@@ -78,16 +78,18 @@ pub(crate) struct Client {
     pub(crate) deadline: Option<Duration>,
     /// The credentials that are shown.
     pub(crate) token: Option<&'static str>,
+    /// Whether dialects of either version of HTTP speak HTTP/2.
+    pub(crate) http2: bool,
 }
 
 impl Client {
     pub(crate) fn new(address: SocketAddr, dialect: Dialect) -> Self {
-        Self { address, dialect, deadline: None, token: None }
+        Self { address, dialect, deadline: None, token: None, http2: false }
     }
 
     /// The same with HTTP alone.
     fn http(&self) -> Http {
-        let http = Http::new(self.address);
+        let http = Http { http2: self.http2, ..Http::new(self.address) };
         match self.token {
             Some(token) => http.with(token),
             None => http,

@@ -125,6 +125,18 @@ impl Session {
             .await;
     }
 
+    /// Lets a call send so many more answers.
+    pub(crate) async fn credit(&mut self, id: u32, count: u32) {
+        if self.json {
+            return self.say(json!({"id": id, "credit": count})).await;
+        }
+        let kind = Some(Kind::Credit(count));
+        self.send(Message::Binary(
+            SessionFrame { id, kind, ..SessionFrame::default() }.encode_to_vec().into(),
+        ))
+        .await;
+    }
+
     /// The JSON of an answer in the session's form.
     pub(crate) fn json(&self, rpc: &Rpc, answer: &[u8]) -> Value {
         if self.json { serde_json::from_slice(answer).unwrap() } else { rpc.decode(answer) }
@@ -177,8 +189,10 @@ pub(crate) async fn open(client: &Client, rpc: &Rpc, request: &Value) -> Result<
         async move {
             let mut session = session?;
             let (id, heard) = session.hear().await;
-            if let Heard::Close { reason, .. } = heard {
-                return Some((Err(closed(reason)), None));
+            if let Heard::Close { reason, resume, .. } = heard {
+                let mut failure = closed(reason);
+                failure.metadata.push(("resume".into(), resume));
+                return Some((Err(failure), None));
             }
             assert_eq!(id, 1, "{heard:?}");
             match heard {

@@ -4,8 +4,7 @@
 use super::{
     super::{
         bind,
-        convention::CURSORS,
-        desc::{Kind, Method},
+        desc::{self, Method},
         json,
         reply::{Answer, Reply},
         trunk::{Call, Input, Trunk},
@@ -19,20 +18,26 @@ use futures::{FutureExt, Stream, future::BoxFuture};
 use http::{Extensions, HeaderValue};
 use plexus_proto::{
     reason::Reason,
-    v1::{self, SessionFrame, session_frame},
+    v1::{
+        self, SessionFrame,
+        session_frame::{self, Kind},
+    },
 };
 use prost::Message as _;
-use prost_reflect::DynamicMessage;
+use prost_reflect::{DynamicMessage, Value};
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSemaphore;
 use tonic::Status;
+
+/// The field of a request that ends its stream after so many messages.
+const LIMIT: &str = "limit";
 
 /// Requests of a client-streaming call that may wait for its handler; more are refused.
 pub(super) const INPUTS_MAX: usize = 32;
@@ -114,18 +119,43 @@ pub(super) fn prepare(
     Ok(Prepared { method, call, form, inputs, credit, seat })
 }
 
-/// The place of a stream that says where it goes on: its request can be made again from there.
-fn seat(id: u32, begin: &Begin, method: &Method, request: &Bytes) -> Option<Arc<Seat>> {
-    let resumes = method.kind == Kind::ServerStream && method.input.get_field_by_name(CURSORS[0]).is_some();
-    let frame = || SessionFrame {
-        id,
-        kind: Some(session_frame::Kind::Call(begin.call.clone())),
-        params: request.clone(),
-        timeout_ms: begin.timeout_ms,
-        window: begin.window,
-        ..SessionFrame::default()
+/// The place of a stream that says where it goes on: its request can be made again from there, for what is
+/// left of its limit and of its time.
+fn seat(id: u32, begin: &Begin, method: &Arc<Method>, request: &Bytes) -> Option<Arc<Seat>> {
+    if !method.resumes {
+        return None;
+    }
+    let (call, window, method, request) = (begin.call.clone(), begin.window, method.clone(), request.clone());
+    let ends =
+        (begin.timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(begin.timeout_ms.into()));
+    let again = move |left| {
+        let time = ends.map(|ends| ends.saturating_duration_since(Instant::now()).as_millis().max(1));
+        let kind = match left {
+            Some(0) => Kind::End(session_frame::End { cancelled: false }),
+            _ => Kind::Call(call.clone()),
+        };
+        let frame = SessionFrame {
+            id,
+            kind: Some(kind),
+            params: limited(&method, &request, left),
+            timeout_ms: time.map_or(0, |ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+            window,
+            ..SessionFrame::default()
+        };
+        frame.encode_to_vec()
     };
-    resumes.then(|| Arc::new(Seat::new(frame().encode_to_vec())))
+    Some(Arc::new(Seat::new(Box::new(again))))
+}
+
+/// A request for so many messages; `None`: for as many as it asks for.
+fn limited(method: &Method, request: &Bytes, left: Option<u32>) -> Bytes {
+    let set = |left: u32| {
+        let field = method.input.get_field_by_name(LIMIT)?;
+        let mut message = DynamicMessage::decode(method.input.clone(), request.clone()).ok()?;
+        message.set_field(&field, Value::U32(left));
+        Some(message.encode_to_vec().into())
+    };
+    left.and_then(set).unwrap_or_else(|| request.clone())
 }
 
 /// The encoded request. A `request_id` of the frame fills the field of that name, as the header
@@ -217,7 +247,7 @@ impl Stream for Running {
                     let answer = ready!(only.poll_unpin(context));
                     me.step = Step::Over;
                     return Poll::Ready(Some(match answer {
-                        Ok(answer) => me.answer(&answer, me.method.kind == Kind::Unary),
+                        Ok(answer) => me.answer(&answer, me.method.kind == desc::Kind::Unary),
                         Err(status) => Happening::Failed(Box::new(failure(&status, &me.headers))),
                     }));
                 }
@@ -278,5 +308,33 @@ impl Running {
                 Err(error) => Happening::Failed(error),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::desc::Registry;
+
+    #[test]
+    fn a_call_is_begun_again_for_what_is_left_of_its_limit_and_its_time() {
+        let registry = Registry::new(&[plexus_proto::DESCRIPTOR], &["plexus.v1.TopicService"], &[]).unwrap();
+        let method = registry.call("TopicService.Subscribe").unwrap();
+        let request = v1::SubscribeRequest { topic: "a".into(), limit: 9, ..Default::default() };
+        let request: Bytes = request.encode_to_vec().into();
+        let begin = Begin { call: "TopicService.Subscribe".into(), timeout_ms: 5000, ..Begin::default() };
+        let seat = seat(7, &begin, method, &request).unwrap();
+        for (left, limit) in [(None, 9), (Some(4), 4)] {
+            let frame = SessionFrame::decode(&*seat.again(left)).unwrap();
+            let again = v1::SubscribeRequest::decode(frame.params).unwrap();
+            assert_eq!((frame.id, again.topic.as_str(), again.limit), (7, "a", limit));
+            assert!((1..=5000).contains(&frame.timeout_ms), "{}", frame.timeout_ms);
+            assert_eq!(frame.kind, Some(Kind::Call(begin.call.clone())));
+        }
+        let over = SessionFrame::decode(&*seat.again(Some(0))).unwrap();
+        assert!(matches!(over.kind, Some(Kind::End(_))), "{over:?}");
+        let begin = Begin { timeout_ms: 0, ..begin };
+        let seat = super::seat(7, &begin, method, &request).unwrap();
+        assert_eq!(SessionFrame::decode(&*seat.again(None)).unwrap().timeout_ms, 0);
     }
 }

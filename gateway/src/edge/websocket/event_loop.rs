@@ -10,6 +10,7 @@ use super::{
         auth,
         desc::Method,
         drain::{Drain, Leave},
+        share::Share,
         trunk::Trunk,
     },
     Metadata,
@@ -80,6 +81,8 @@ pub(super) struct EventLoop {
     echo: bool,
     /// Ready when this gateway goes away.
     leave: Leave,
+    /// Its place among the streams and sessions of its caller, once that is known.
+    share: Option<Share>,
     /// When to look next whether the client is there and its credentials hold. One timer, which is moved
     /// only when it runs out.
     look: Pin<Box<Sleep>>,
@@ -146,6 +149,7 @@ impl EventLoop {
             open: OpenCalls::new(),
             echo,
             leave,
+            share: None,
             look,
             known_by: now + AUTH_TIMEOUT,
             heard: now,
@@ -154,6 +158,14 @@ impl EventLoop {
         });
         session.look_again();
         session
+    }
+
+    /// Takes its place among the streams and sessions of its caller, where that is known.
+    pub(super) fn take_share(&mut self) -> Result<(), Box<v1::Error>> {
+        if let (Some(caller), None) = (self.extensions.get::<Caller>(), &self.share) {
+            self.share = self.trunk.shares().take(caller)?;
+        }
+        Ok(())
     }
 
     /// Serves until the client or the gateway goes.
@@ -458,6 +470,8 @@ impl EventLoop {
             let text = "a session has one caller: open another for other credentials";
             return Err(closing(v1::Error::new(Reason::TokenInvalid, text)));
         }
+        self.extensions.insert(caller.clone());
+        self.take_share().map_err(|error| closing(*error))?;
         let answer = session_frame::Authenticated {
             session: caller.principal.session.clone(),
             subject: caller.principal.subject.clone(),
@@ -468,7 +482,6 @@ impl EventLoop {
         let message =
             self.form.session(self.trunk.registry(), &SessionFrame { kind, ..SessionFrame::default() });
         self.say(message);
-        self.extensions.insert(caller);
         self.look_again();
         Ok(())
     }

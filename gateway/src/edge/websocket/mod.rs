@@ -48,7 +48,7 @@ pub(crate) fn open(trunk: &Trunk, echo: bool, mut request: Request<Body>) -> Res
     trunk.drain().tasks.spawn(async move {
         match begin.await {
             Some((session, None)) => session.run().await,
-            Some((session, Some(crowded))) => session.refuse(crowded).await,
+            Some((session, Some(refusal))) => session.refuse(refusal).await,
             None => {}
         }
     });
@@ -70,7 +70,9 @@ async fn begin(
     let cut = trunk.drain().cut.clone();
     let socket = cut.run_until_cancelled(socket::take(upgrade, trunk.limits())).await.flatten()?;
     let crowded = extensions.get::<Crowded>().map(Crowded::error);
-    Some((EventLoop::new(trunk, form, boxed(headers), extensions, socket, echo), crowded))
+    let mut session = EventLoop::new(trunk, form, boxed(headers), extensions, socket, echo);
+    let refusal = crowded.or_else(|| session.take_share().err());
+    Some((session, refusal))
 }
 
 /// Metadata where there is any: most sessions and calls have none.

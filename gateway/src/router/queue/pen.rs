@@ -2,8 +2,8 @@
 
 use super::{Queue, Slot, State, frames, lock};
 use crate::{
-    frame::{Cursor, Delivery, Seat},
-    resume::{Bearer, Draft, Name, Tokens},
+    frame::{Again, Cursor, Delivery, Seat},
+    resume::{self, Bearer, Draft, Name, Tokens},
 };
 use plexus_bus::Position;
 use plexus_proto::v1::subscription_event::{Event, Heartbeat};
@@ -39,7 +39,11 @@ impl State {
         if !self.pen.named {
             return self.token();
         }
-        let places: Vec<_> = self.open().map(|(s, at)| (Name::Mark(s.mark), at)).collect();
+        self.short(|s| s.mark)
+    }
+
+    fn short(&self, mark: impl Fn(&Slot) -> [u8; 8]) -> String {
+        let places: Vec<_> = self.open().map(|(s, at)| (Name::Mark(mark(s)), at)).collect();
         self.write(&places)
     }
 
@@ -47,8 +51,13 @@ impl State {
         if places.is_empty() {
             return String::new();
         }
-        let again = self.pen.seat.as_ref().map_or(&[][..], |seat| seat.again());
-        self.pen.tokens.write(&self.pen.bearer, again, places)
+        let again = self.pen.seat.as_ref().map(|seat| seat.again(self.left())).unwrap_or_default();
+        self.pen.tokens.write(&self.pen.bearer, &again, places)
+    }
+
+    /// Messages that are left of the limit, if there is one.
+    fn left(&self) -> Option<u32> {
+        (self.terms.limit > 0).then(|| self.terms.limit.saturating_sub(self.delivered))
     }
 
     /// Says that the reader's stream lives, and where it is.
@@ -74,9 +83,11 @@ impl Queue {
 }
 
 impl Cursor for Mutex<State> {
-    fn draw(&self, draft: &mut Draft, again: &[u8], held: bool) {
+    fn draw(&self, draft: &mut Draft, again: &Again, held: bool) {
         let state = lock(self);
         let before = state.before.filter(|_| held);
+        let held = u32::from(before.is_some_and(|before| before.message));
+        let again = again(state.left().map(|left| left + held));
         let places = state.slots.iter().enumerate().filter(|(_, s)| !s.ended).filter_map(|(i, s)| {
             let at = match before.filter(|before| before.slot == i) {
                 Some(before) => before.started.then_some(before.taken),
@@ -84,6 +95,15 @@ impl Cursor for Mutex<State> {
             };
             at.map(|at| (Name::Full(s.topic.clone()), at))
         });
-        draft.add(again, &places.collect::<Vec<_>>());
+        draft.add(&again, &places.collect::<Vec<_>>());
+    }
+
+    fn resume(&self, most: usize) -> String {
+        let state = lock(self);
+        let mut token = state.token();
+        if token.len() > most && state.pen.named {
+            token = state.short(|s| resume::mark(&s.topic));
+        }
+        if token.len() > most { String::new() } else { token }
     }
 }

@@ -236,7 +236,8 @@ async fn gaps_that_nobody_takes_end_the_reader_as_slow() {
 
 #[tokio::test]
 async fn a_session_hears_where_its_streams_go_on_whatever_has_reached_it() {
-    let (mut scene, seat) = (Scene::new(terms(Policy::Disconnect), 2), Seat::new(b"again".to_vec()));
+    let (mut scene, seat) =
+        (Scene::new(terms(Policy::Disconnect), 2), Seat::new(Box::new(|_| b"again".to_vec())));
     let drawn = |seat: &Seat| {
         let mut draft = Draft::new(SystemTime::now());
         seat.draw(&mut draft);

@@ -43,18 +43,24 @@ impl EventLoop {
             return Err(Box::new(v1::Error::new(Reason::CallLimit, text).with("limit", max)));
         }
         for (id, begin) in calls {
-            if let Err(error) = self.begin(id, &begin) {
-                self.fail(id, error);
+            match begin.map(|begin| self.begin(id, &begin)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => self.fail(id, error),
+                None => self.say(self.form.end(id, false)),
             }
         }
         Ok(())
     }
 
-    /// The call that begins a stream again, from where it was.
-    fn call(&self, bearer: &Bearer, former: &Former) -> Result<(u32, Begin), Box<v1::Error>> {
+    /// The call that begins a stream again, from where it was; none for one that had said all it was asked for.
+    fn call(&self, bearer: &Bearer, former: &Former) -> Result<(u32, Option<Begin>), Box<v1::Error>> {
         let none = || self.trunk.tokens().refusal(FIELD, "a token of a session; others go into a request");
         let frame = SessionFrame::decode(former.again.clone()).map_err(|_| none())?;
-        let (id, Some(Kind::Call(call))) = (frame.id, frame.kind) else { return Err(none()) };
+        let (id, call) = match (frame.id, frame.kind) {
+            (id, Some(Kind::Call(call))) => (id, call),
+            (id, Some(Kind::End(_))) => return Ok((id, None)),
+            _ => return Err(none()),
+        };
         let mut params = frame.params;
         if let (Some(method), false) = (self.trunk.registry().call(&call), former.places.is_empty()) {
             let mut request = DynamicMessage::decode(method.input.clone(), params).map_err(|_| none())?;
@@ -63,6 +69,7 @@ impl EventLoop {
             params = request.encode_to_vec().into();
         }
         let (timeout_ms, window) = (frame.timeout_ms, frame.window);
-        Ok((id, Begin { call, params, form: Form::Proto, timeout_ms, window, ..Begin::default() }))
+        let begin = Begin { call, params, form: Form::Proto, timeout_ms, window, ..Begin::default() };
+        Ok((id, Some(begin)))
     }
 }
