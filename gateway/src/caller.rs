@@ -21,6 +21,8 @@ pub struct Caller {
     pub issued_at: Option<SystemTime>,
     /// When its credentials end; `None`: never.
     pub expires_at: Option<SystemTime>,
+    /// The thumbprint of the issuer's key that signed them, where one did.
+    pub signed_by: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -29,8 +31,7 @@ impl Caller {
         // One for all: it comes with every request, and stays with every session.
         static ANONYMOUS: LazyLock<Caller> = LazyLock::new(|| {
             let principal = Principal { kind: Kind::Anonymous as i32, ..Principal::default() };
-            let (namespace, grants) = ("default".into(), Grants::all().into());
-            Caller { namespace, principal: principal.into(), grants, issued_at: None, expires_at: None }
+            Caller::new("default", Grants::all().into(), principal, None)
         });
         ANONYMOUS.clone()
     }
@@ -43,7 +44,8 @@ impl Caller {
         expires_at: Option<SystemTime>,
     ) -> Self {
         let principal = Principal { expires_at: expires_at.map(Into::into), ..principal };
-        Self { namespace: namespace.into(), principal: principal.into(), grants, issued_at: None, expires_at }
+        let (namespace, principal) = (namespace.into(), principal.into());
+        Self { namespace, principal, grants, issued_at: None, expires_at, signed_by: None }
     }
 
     /// The same, within a session of its own: a WebSocket or a stream.

@@ -16,7 +16,13 @@ use plexus_proto::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{collections::HashMap, fmt, path::Path, time::SystemTime};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
 use subtle::ConstantTimeEq;
 
 /// What every key begins with.
@@ -77,6 +83,17 @@ pub(crate) struct Keys(HashMap<String, Known>);
 struct Known {
     digest: [u8; 32],
     caller: Caller,
+    used: Used,
+}
+
+/// The minute in which a key was last used here, since 1970; says nothing of what the key is.
+#[derive(Default)]
+struct Used(AtomicU64);
+
+impl PartialEq for Used {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Shows how many, and nothing of any.
@@ -160,6 +177,14 @@ impl Keys {
         known.is_some_and(|known| known.caller.is_same(caller) && known.caller.grants == caller.grants)
     }
 
+    /// Notes a use of the key behind a caller; tells whether it is the first one in this minute.
+    pub(crate) fn uses(&self, caller: &Caller, now: SystemTime) -> bool {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let minute = since.as_secs() / 60;
+        let known = self.0.get(&caller.principal.token_id);
+        known.is_some_and(|known| known.used.0.swap(minute, Ordering::Relaxed) != minute)
+    }
+
     pub(crate) fn read(file: &File) -> Result<Self, String> {
         if file.keys.len() > KEYS_MAX {
             return Err(format!("at most {KEYS_MAX} keys"));
@@ -233,7 +258,7 @@ impl Known {
         };
         let caller =
             Caller { issued_at: created, ..Caller::new(namespace, grants.into(), principal, expires) };
-        Ok(Self { digest, caller })
+        Ok(Self { digest, caller, used: Used::default() })
     }
 }
 
@@ -319,6 +344,17 @@ mod tests {
             let error = keys.caller(bad, SystemTime::now()).unwrap_err();
             assert_eq!((&*error.reason, &*error.message), ("TOKEN_INVALID", "the API key is not known"));
         }
+    }
+
+    #[test]
+    fn a_use_is_told_once_a_minute() {
+        let made = make("team", everything(), None).unwrap();
+        let keys = Keys::read(&File { keys: vec![made.line] }).unwrap();
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let caller = keys.caller(&made.secret, at(600)).unwrap();
+        let told = [600, 601, 659, 660, 661].map(|seconds| keys.uses(&caller, at(seconds)));
+        assert_eq!(told, [true, false, false, true, false]);
+        assert!(!Keys::default().uses(&caller, at(600)));
     }
 
     #[test]

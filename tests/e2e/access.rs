@@ -14,7 +14,7 @@ use plexus_gateway::{
 };
 use plexus_tests::{
     Cluster, Http, eventually,
-    issuer::{self, Issuer, Key},
+    issuer::{self, Issuer, Key, Mood},
 };
 use serde_json::{Value, json};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -126,6 +126,24 @@ async fn a_key_of_one_gateway_opens_every_other_until_it_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_says_in_which_minute_it_was_last_used_on_any_gateway() {
+    let guarded = Guarded::start(2).await;
+    let (id, secret) = guarded.make(json!({"grants": everything()})).await;
+    let key = || async {
+        let listed = guarded.admin().get("/v1/admin/api-keys").await.unwrap().ok().unwrap();
+        listed["apiKeys"].as_array().unwrap().iter().find(|key| key["apiKey"] == *id).unwrap().clone()
+    };
+    assert!(key().await.get("lastUsedAt").is_none(), "nobody used it");
+    becomes(guarded.gateways[1], secret, "ok").await;
+    let at = eventually(PATIENCE, || async {
+        let key = key().await;
+        key["lastUsedAt"].as_str().map(str::to_owned).ok_or(key)
+    });
+    let at = at.await;
+    assert!(at.ends_with(":00Z"), "{at}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_shown_once_also_to_who_repeats_the_call() {
     let guarded = Guarded::start(1).await;
     let body = json!({"grants": everything(), "requestId": "r1", "description": "for the test"});
@@ -203,6 +221,77 @@ async fn a_revocation_ends_what_is_open_on_every_gateway_and_in_every_dialect() 
     for address in [guarded.gateways[0], guarded.gateways[1], late] {
         becomes(address, ann, "ok").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_in_by_a_key_that_the_issuer_withdraws_ends_in_every_dialect() {
+    let guarded = Guarded::start(1).await;
+    let (address, other) = (guarded.gateways[0], Key::new("two"));
+    let both = issuer::set(&[&guarded.key, &other]);
+    guarded.issuer.set(Mood::Tells(both.into()));
+    let ann = guarded.token("ann", "default");
+    let bob = kept(other.token(&issuer::claims("bob", "default")));
+    becomes(address, bob, "ok").await;
+    let rpc = Rpc::named("TopicService/Subscribe");
+    let mut open = Vec::new();
+    for (token, dies) in [(ann, true), (bob, false)] {
+        for dialect in Dialect::ALL.into_iter().filter(|d| d.takes(&rpc)) {
+            let client = Client { token: Some(token), ..Client::new(address, dialect) };
+            let mut answers = client.open(&rpc, &json!({"topic": "demo"})).await.unwrap();
+            answers.next().await.expect("a start").unwrap();
+            open.push((answers, dialect, dies));
+        }
+    }
+    guarded.issuer.set(Mood::Tells(issuer::set(&[&other]).into()));
+    for (answers, dialect, _) in open.iter_mut().filter(|(.., dies)| *dies) {
+        let end = tokio::time::timeout(PATIENCE, answers.next()).await.expect("it ends");
+        assert_eq!(end.expect("an end is told").unwrap_err().reason, "TOKEN_REVOKED", "{dialect:?}");
+    }
+    becomes(address, ann, "TOKEN_INVALID").await;
+    let publish = Http::new(address).with(bob);
+    publish.post("/v1/topics/demo/messages", &json!({"text": "hello"})).await.unwrap().ok().unwrap();
+    for (answers, dialect, _) in open.iter_mut().filter(|(.., dies)| !*dies) {
+        let next = tokio::time::timeout(PATIENCE, answers.next()).await.expect("a message").unwrap();
+        assert!(next.unwrap()["message"].is_object(), "{dialect:?}");
+    }
+}
+
+/// The block of code in the chapter of docs/security.md about issuers.
+fn shown(language: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let chapter = text.split_once("### With an issuer").unwrap().1;
+    let block = chapter.split_once(&format!("```{language}\n")).unwrap().1;
+    block.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_is_set_up_as_the_document_shows() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let config: toml::Table = toml::from_str(&shown("toml")).unwrap();
+    let auth: plexus_gateway::config::Auth = config["gateway"]["auth"].clone().try_into().unwrap();
+    assert_eq!((&*auth.jwt.issuer, &*auth.jwt.audience), (issuer::ISSUER, issuer::AUDIENCE));
+    assert!(auth.jwt.keys.starts_with("https://"), "plain HTTP is for this machine alone");
+    let mut cluster = Cluster::of(0, 1).await;
+    let address = cluster.add_gateway_with(|config| {
+        config.auth = auth;
+        config.auth.jwt.keys = issuer.url();
+    });
+    let address = address.await;
+    let mut claims = issuer::claims("ann", "team");
+    let claim: Value = serde_json::from_str(&shown("json")).unwrap();
+    claims["plexus"] = claim["plexus"].clone();
+    let ann = kept(key.token(&claims));
+    let asks = |path: &'static str| async move {
+        let answer = Http::new(address).with(ann).get(path).await.unwrap();
+        answer.json()["reason"].as_str().map(str::to_owned)
+    };
+    assert_eq!(asks("/v1/topics/demo.a?node=alpha").await.as_deref(), Some("NODE_NOT_FOUND"), "may look");
+    assert_eq!(asks("/v1/topics/other?node=alpha").await.as_deref(), Some("NOT_ALLOWED"));
+    let body = json!({"node": "alpha", "text": "x"});
+    let published = Http::new(address).with(ann).post("/v1/topics/demo.a/messages", &body).await.unwrap();
+    assert_eq!(published.json()["reason"], "NOT_ALLOWED");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,9 +177,12 @@ impl Service {
     ) -> Result<v1::ListApiKeysResponse, Failure> {
         let shown = self.shown(context, &request.namespace)?;
         let page = Page::read(request.page_size, &request.page_token, request.namespace.as_bytes())?;
-        let kept = vault::keys(self.router.bus()).await.map_err(unavailable)?;
+        let bus = self.router.bus();
+        let kept = futures::future::try_join(vault::keys(bus), vault::uses(bus));
+        let (kept, mut uses) = kept.await.map_err(unavailable)?;
         let keys = kept.into_iter().filter_map(|record| record.key);
         let keys = keys.filter(|key| shown.as_ref().is_none_or(|shown| *shown == key.namespace));
+        let keys = keys.map(|key| v1::ApiKey { last_used_at: uses.remove(&key.api_key), ..key });
         let keys = keys.map(|key| (order(key.created_at, &key.api_key), key)).collect();
         let (api_keys, next_page_token) = page.cut(keys);
         Ok(v1::ListApiKeysResponse { api_keys, next_page_token })
@@ -200,6 +203,7 @@ impl Service {
         let namespace = record.key.map(|key| key.namespace).unwrap_or_default();
         self.realm(context, &namespace).map_err(|_| missing())?;
         let deleted = bus.delete(vault::key(id), When::Always).await.map_err(unavailable)?;
+        let _ = bus.delete(vault::last_use(id), When::Always).await; // Forgotten later by itself.
         if deleted { Ok(v1::DeleteApiKeyResponse {}) } else { Err(missing()) }
     }
 

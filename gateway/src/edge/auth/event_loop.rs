@@ -14,7 +14,12 @@ use crate::{
 };
 use plexus_bus::{Bus, Error, Event, Subject, Subscription};
 use sha2::{Digest, Sha256};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -33,6 +38,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Time between two requests to the issuer for keys that it did not have.
 const UNKNOWN: Duration = Duration::from_secs(60);
 
+/// Uses of API keys that are written down one after the other, and the pause before the next ones.
+const WRITES_MAX: usize = 256;
+const WRITE_PAUSE: Duration = Duration::from_secs(1);
+
 /// The loop.
 pub(crate) struct EventLoop {
     /// Where the files are, and how often to look.
@@ -47,6 +56,13 @@ pub(crate) struct EventLoop {
     unknown: mpsc::Receiver<()>,
     /// The same channel's other end, for the next keys.
     ask: mpsc::Sender<()>,
+    /// API keys that were used, by their ids.
+    uses: mpsc::Receiver<String>,
+    /// Those whose use is not written down yet: one of each, `auth.keys_max` at most.
+    used: HashMap<String, SystemTime>,
+    /// Whether uses are being written, and when the next ones may be.
+    writing: bool,
+    write_after: Instant,
     /// Changes of the store, once they are listened to.
     hints: Option<Subscription>,
     file: Look,
@@ -75,6 +91,7 @@ enum Done {
     File(Result<Vec<u8>, String>),
     Issuer(Result<Vec<u8>, String>),
     Store(Result<(Option<Subscription>, Kept), Error>),
+    Written(Result<(), Error>),
 }
 
 enum Input {
@@ -82,6 +99,7 @@ enum Input {
     /// The store changed, or may have.
     Hint,
     Unknown,
+    Used(String),
     Done(Done),
 }
 
@@ -91,7 +109,7 @@ impl EventLoop {
         bus: Option<Bus>,
         source: Option<Source>,
         current: watch::Sender<Arc<Proof>>,
-        (ask, unknown): (mpsc::Sender<()>, mpsc::Receiver<()>),
+        ((ask, unknown), uses): (super::Channel, mpsc::Receiver<String>),
         metrics: Metrics,
     ) -> Self {
         let mut clock = tokio::time::interval(TICK);
@@ -104,6 +122,10 @@ impl EventLoop {
             current,
             unknown,
             ask,
+            uses,
+            used: HashMap::new(),
+            writing: false,
+            write_after: Instant::now(),
             hints: None,
             file: look(Secrets::KeysFile),
             issuer: look(Secrets::Issuer),
@@ -138,6 +160,7 @@ impl EventLoop {
             now = self.clock.tick() => Some(Input::Tick(now)),
             Some(done) = self.work.join_next() => Some(Input::Done(done.expect("a look does not panic"))),
             Some(()) = self.unknown.recv() => Some(Input::Unknown),
+            Some(id) = self.uses.recv() => Some(Input::Used(id)),
             () = hint(&mut self.hints) => Some(Input::Hint),
         }
     }
@@ -145,7 +168,10 @@ impl EventLoop {
     fn apply(&mut self, input: Input) {
         let now = Instant::now();
         match input {
-            Input::Tick(now) => self.look(now),
+            Input::Tick(now) => {
+                self.look(now);
+                self.write(now);
+            }
             Input::Hint => self.store.due = now,
             Input::Unknown if now >= self.unknown_after => {
                 self.unknown_after = now + UNKNOWN;
@@ -153,6 +179,17 @@ impl EventLoop {
                 self.look(now);
             }
             Input::Unknown => {}
+            Input::Used(id) => {
+                if self.used.len() < self.config.keys_max {
+                    self.used.insert(id, SystemTime::now());
+                }
+            }
+            Input::Done(Done::Written(written)) => {
+                self.writing = false;
+                if let Err(error) = written {
+                    tracing::debug!(%error, "uses of API keys were not written down");
+                }
+            }
             Input::Done(Done::File(read)) => {
                 let wait = self.config.reload_interval;
                 let seen = self.file.saw(read, now + wait, now + wait);
@@ -195,6 +232,25 @@ impl EventLoop {
             let listens = self.hints.is_some();
             self.work.spawn(async move { Done::Store(read(&bus, listens).await) });
         }
+    }
+
+    /// Begins to write down which keys were used, so many at a time.
+    fn write(&mut self, now: Instant) {
+        let Some(bus) = self.bus.clone().filter(|_| !self.writing && now >= self.write_after) else { return };
+        let ids: Vec<String> = self.used.keys().take(WRITES_MAX).cloned().collect();
+        let used: Vec<_> = ids.iter().filter_map(|id| self.used.remove_entry(id)).collect();
+        if used.is_empty() {
+            return;
+        }
+        (self.writing, self.write_after) = (true, now + WRITE_PAUSE);
+        self.work.spawn(async move {
+            for (id, at) in used {
+                if let Err(error) = vault::used(&bus, &id, minute(at)).await {
+                    return Done::Written(Err(error));
+                }
+            }
+            Done::Written(Ok(()))
+        });
     }
 
     /// Takes the keys of the issuer, or goes on with those before.
@@ -277,6 +333,12 @@ impl Look {
             }
         }
     }
+}
+
+/// The minute of a time: nobody needs to know more of when a key was used.
+fn minute(at: SystemTime) -> prost_types::Timestamp {
+    let at = prost_types::Timestamp::from(at);
+    prost_types::Timestamp { seconds: at.seconds - at.seconds.rem_euclid(60), nanos: 0 }
 }
 
 /// Listens before it reads, so that no change falls between.

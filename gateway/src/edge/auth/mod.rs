@@ -35,12 +35,17 @@ use token::Tokens;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 
+/// Uses of API keys that may wait to be written down; more are passed over.
+const USES_MAX: usize = 1024;
+
 /// What lets callers in; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Auth {
     origins: Origins,
     /// What vouches for credentials; `None`: auth is off and everybody is the anonymous caller.
     proof: Option<watch::Receiver<Arc<Proof>>>,
+    /// Hears of API keys that are used, by their ids.
+    uses: mpsc::Sender<String>,
 }
 
 /// Watches over the credentials behind a session or a stream.
@@ -58,13 +63,15 @@ impl Auth {
         metrics: Metrics,
     ) -> Result<(Self, Option<EventLoop>), String> {
         let origins = Origins::new(&config.origins, local);
+        let (uses, used) = mpsc::channel(USES_MAX);
         let Some((proof, source, channel)) = read(&config.auth)? else {
-            return Ok((Self { origins, proof: None }, None));
+            return Ok((Self { origins, proof: None, uses }, None));
         };
         let store = bus.is_none().then(Arc::<Store>::default);
         let (current, seen) = watch::channel(Arc::new(Proof { store, ..proof }));
-        let event_loop = EventLoop::new(config.auth.clone(), bus, source, current, channel, metrics);
-        Ok((Self { origins, proof: Some(seen) }, Some(event_loop)))
+        let channels = (channel, used);
+        let event_loop = EventLoop::new(config.auth.clone(), bus, source, current, channels, metrics);
+        Ok((Self { origins, proof: Some(seen), uses }, Some(event_loop)))
     }
 
     /// Tells whether the list names the origin.
@@ -94,8 +101,13 @@ impl Auth {
     /// Finds whose credentials these are. With auth off any are fine.
     pub(crate) fn vouch(&self, token: &str) -> Result<Caller, Box<v1::Error>> {
         let Some(proof) = &self.proof else { return Ok(Caller::anonymous()) };
-        let proof = proof.borrow().clone();
-        proof.vouch(token, SystemTime::now())
+        let (proof, now) = (proof.borrow().clone(), SystemTime::now());
+        let caller = proof.vouch(token, now)?;
+        if proof.uses(&caller, now) {
+            // Where the loop does not keep up, the next minute's use is told.
+            let _ = self.uses.try_send(caller.principal.token_id.clone());
+        }
+        Ok(caller)
     }
 
     /// Watches over credentials from now on; `None`: with auth off there are none.
@@ -188,7 +200,11 @@ mod tests {
     fn asked(values: &[&'static str]) -> Result<Option<Caller>, String> {
         let store = Some(Arc::default());
         let proof = Arc::new(Proof { file: Arc::default(), store, tokens: None });
-        let auth = Auth { origins: Origins::new(&[], false), proof: Some(watch::channel(proof).1) };
+        let auth = Auth {
+            origins: Origins::new(&[], false),
+            proof: Some(watch::channel(proof).1),
+            uses: mpsc::channel(1).0,
+        };
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));

@@ -43,12 +43,18 @@ impl Proof {
         if store.revoked.has(&caller, now) { Err(Box::new(revoked())) } else { Ok(caller) }
     }
 
+    /// Notes that a caller came in by a key of the store; tells whether it is the first time in this minute.
+    pub(super) fn uses(&self, caller: &Caller, now: SystemTime) -> bool {
+        let by_key = caller.principal.kind == Kind::ApiKey as i32 && !self.file.stand(caller);
+        by_key && self.store.as_ref().is_some_and(|store| store.keys.uses(caller, now))
+    }
+
     /// Tells whether credentials that were good still are, their end aside.
     pub(super) fn stand(&self, caller: &Caller, now: SystemTime) -> bool {
         let Some(store) = &self.store else { return true };
         let there = match Kind::try_from(caller.principal.kind) {
             Ok(Kind::ApiKey) => self.file.stand(caller) || store.keys.stand(caller),
-            _ => true,
+            _ => self.tokens.as_ref().is_none_or(|tokens| tokens.stand(caller)),
         };
         there && !store.revoked.has(caller, now)
     }

@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
     errors::{Error, ErrorKind},
-    jwk::{Jwk, PublicKeyUse},
+    jwk::{Jwk, PublicKeyUse, ThumbprintHash},
 };
 use plexus_proto::{
     bus::{Principal, principal::Kind},
@@ -20,6 +20,7 @@ use plexus_proto::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     fmt,
@@ -68,6 +69,8 @@ struct Key {
     /// The algorithm that the key is for, if it says so.
     algorithm: Option<String>,
     key: DecodingKey,
+    /// Tells it from others, whatever it is called (RFC 7638).
+    print: Arc<str>,
 }
 
 impl fmt::Debug for Tokens {
@@ -164,7 +167,18 @@ impl Tokens {
         validation.set_audience(&[&self.audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let claims = jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map_err(|e| refused(&e))?;
-        self.admit(claims.claims, now)
+        let caller = self.admit(claims.claims, now)?;
+        Ok(Caller { signed_by: Some(key.print.clone()), ..caller })
+    }
+
+    /// Tells whether the issuer still has the key by which a caller came in.
+    pub(super) fn stand(&self, caller: &Caller) -> bool {
+        let Some(print) = &caller.signed_by else { return true };
+        match &self.keys {
+            Known::None => true,
+            Known::Sole(key) => key.print == *print,
+            Known::Named(keys) => keys.values().any(|key| key.print == *print),
+        }
     }
 
     /// Finds the key that a token names, which must be for the algorithm that it names.
@@ -288,7 +302,8 @@ impl Key {
             return Err(at("a shared secret is no public key".into()));
         }
         let key = DecodingKey::from_jwk(&jwk).map_err(|e| at(e.to_string()))?;
-        Ok((id, Self { algorithm, key }))
+        let print = jwk.thumbprint(ThumbprintHash::SHA256).map_err(|e| at(e.to_string()))?;
+        Ok((id, Self { algorithm, key, print: print.into() }))
     }
 
     /// Reads one public key in PEM, of whichever kind.
@@ -303,7 +318,8 @@ impl Key {
             .or_else(|_| DecodingKey::from_ed_pem(text))
             .or_else(|_| DecodingKey::from_rsa_pem(text))
             .map_err(|_| "no public key of EC, Ed25519 or RSA in PEM")?;
-        Ok(Self { algorithm: None, key })
+        let print = URL_SAFE_NO_PAD.encode(Sha256::digest(text.trim_ascii()));
+        Ok(Self { algorithm: None, key, print: print.into() })
     }
 }
 
@@ -551,5 +567,22 @@ mod tests {
             let error = Tokens::read(&config(), bad.as_bytes(), None).err().unwrap();
             assert!(error.contains(why), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn who_came_in_by_a_key_that_is_withdrawn_does_not_stand_whatever_the_next_one_is_called() {
+        let before = tokens();
+        let now = SystemTime::now();
+        let caller = before.caller(&sign(&head(), &claims()), now).unwrap();
+        assert!(before.stand(&caller));
+        // The key of RFC 7517, A.1, by the name of ours.
+        let other = r#"{"keys":[{"kid":"one","kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+            "y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+        let renamed = PUBLIC.replace("\"one\"", "\"two\"");
+        let stands = |text: &str| Tokens::read(&config(), text.as_bytes(), None).unwrap().stand(&caller);
+        assert!(stands(&renamed), "the same key by another name");
+        assert!(!stands(other), "another key of the same name");
+        let (ask, _) = mpsc::channel(1);
+        assert!(Tokens::none(&config(), ask).unwrap().stand(&caller), "nothing is known yet");
     }
 }
