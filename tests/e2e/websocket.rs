@@ -5,6 +5,7 @@ use crate::dialects::{
     ws::{Heard, Session, Terms},
 };
 use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
 use plexus_tests::{Cluster, eventually};
 use serde_json::{Value, json};
 use std::{
@@ -213,6 +214,23 @@ async fn pings_are_answered_and_a_client_that_answers_none_is_closed() {
     let (said, code) = closed(&mut session).await;
     assert_eq!(said.map(|(code, reason, _)| (code, reason)), Some((3012, "PONG_MISSING".into())));
     assert_eq!(code, Some(3012));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_ping_of_a_burst_is_answered_in_order() {
+    let cluster = Cluster::one().await;
+    let address = cluster.gateways[0].0;
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut socket, _) =
+        tokio_tungstenite::client_async(format!("ws://{address}/v1/ws"), stream).await.unwrap();
+    let numbers = || (0..1000u32).map(|n| Bytes::from(n.to_string()));
+    for number in numbers() {
+        socket.feed(Message::Ping(number)).await.unwrap();
+    }
+    socket.flush().await.unwrap();
+    for number in numbers() {
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong(number));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

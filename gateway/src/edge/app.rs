@@ -10,7 +10,7 @@ use super::{
     envelope::{Measured, Packing},
     flood::slow::Slow,
     guard,
-    intake::Refused,
+    intake::{self, Refused},
     limits, native, problem,
     rate::Told,
     reference::{Answer, Reference},
@@ -250,7 +250,11 @@ impl Desk {
         };
         let limit = trunk.limits().message_bytes_max;
         guard::patiently(request, |request| async move {
-            let mut request = request.map(|body| Body::new(Measured::new(body, limit, &method, packing)));
+            let request = request.map(|body| Body::new(Measured::new(body, limit, &method, packing.clone())));
+            let mut request = match intake::unpacked(request, &method, &packing, limit).await {
+                Ok(request) => request,
+                Err(refusal) => return refusal.into_http(),
+            };
             request.extensions_mut().insert(TakesFrames { ids: false });
             native::answer(Told::write(trunk.serve(Dialect::Grpc, Some(&method), asked, request).await))
         })

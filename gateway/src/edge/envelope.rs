@@ -37,20 +37,25 @@ impl Packing {
         }
     }
 
+    /// Tells whether messages may be packed.
+    pub(crate) fn is_gzip(&self) -> bool {
+        self.gzip
+    }
+
     /// Unpacks what the header says is packed, never to more than `limit` bytes. Nothing is packed in nothing.
-    pub(crate) fn unpack(&self, message: Bytes, limit: usize) -> Result<Bytes, Box<v1::Error>> {
+    pub(crate) async fn unpack(&self, message: Bytes, limit: usize) -> Result<Bytes, Box<v1::Error>> {
         if message.is_empty() || !self.gzip {
             return Ok(message);
         }
-        body::unpack(&message, limit, &self.header)
+        body::unpack(&message, limit, &self.header).await
     }
 }
 
 /// Takes the only message out of its envelope; [`Measured`] has seen that there is one, and whole.
-pub(crate) fn open(mut body: Bytes, packing: &Packing, limit: usize) -> Result<Bytes, Box<v1::Error>> {
+pub(crate) async fn open(mut body: Bytes, packing: &Packing, limit: usize) -> Result<Bytes, Box<v1::Error>> {
     let packed = body.first().is_some_and(|flags| *flags == 1);
     body.advance(PREFIX.min(body.len()));
-    if packed { packing.unpack(body, limit) } else { Ok(body) }
+    if packed { packing.unpack(body, limit).await } else { Ok(body) }
 }
 
 pin_project! {
@@ -245,6 +250,7 @@ mod tests {
     #[test]
     fn what_is_packed_is_unpacked_to_the_limit_and_nothing_is_packed_in_nothing() {
         let gzip = packing("gzip");
+        let open = |body: Bytes, packing, most| futures::executor::block_on(open(body, packing, most));
         assert_eq!(open(Bytes::from_static(&[1, 0, 0, 0, 0]), &gzip, 20).unwrap(), "");
         assert_eq!(open(Bytes::from(message(3)), &gzip, 20).unwrap(), [7; 3][..]);
         let broken = open(Bytes::from_static(&[1, 0, 0, 0, 1, 9]), &gzip, 20).unwrap_err();

@@ -1,4 +1,4 @@
-//! What the runtime of Connect is given. Its own refusals have no reason, so that a call with one request is
+//! What the runtimes are given. Its own refusals have no reason, so that a call with one request is
 //! read whole here, measured and unpacked, within its deadline. What is refused becomes a request of the
 //! same dialect that reaches the bridge for certain, which then tells the refusal.
 
@@ -66,7 +66,7 @@ async fn read(head: &mut Parts, body: Body, registry: &Registry, most: usize) ->
         head.extensions.insert(Until(until));
     }
     if head.method == Verb::GET && method.safe {
-        return by_query(head.uri.query().unwrap_or_default(), method, most).map(|()| body);
+        return by_query(head.uri.query().unwrap_or_default(), method, most).await.map(|()| body);
     }
     let media = Media::read(&head.headers);
     let Some(encoding) = media.encoding().filter(|_| head.method == Verb::POST) else { return Ok(body) };
@@ -83,11 +83,11 @@ async fn read(head: &mut Parts, body: Body, registry: &Registry, most: usize) ->
     let reading = async {
         if media == Media::Message {
             let message = guard::message(body, most, method.told).await?;
-            return packing.unpack(message, most).map_err(refuse);
+            return packing.unpack(message, most).await.map_err(refuse);
         }
         let measured = Body::new(Measured::new(body, most, method, packing.clone()));
         let body = guard::message(measured, size, method.told).await?;
-        envelope::open(body, &packing, most).map_err(refuse)
+        envelope::open(body, &packing, most).await.map_err(refuse)
     };
     let message = match until {
         Some(until) => tokio::time::timeout_at(until, reading).await,
@@ -95,6 +95,30 @@ async fn read(head: &mut Parts, body: Body, registry: &Registry, most: usize) ->
     };
     let message = message.unwrap_or_else(|_| Err(method.refusal(&limits::expired())))?;
     Ok(Body::from(media.write(&mut head.headers, message)))
+}
+
+/// Unpacks the message of a native gRPC call that takes one, as tonic would do it at one go.
+pub(crate) async fn unpacked(
+    request: Request<Body>,
+    method: &Method,
+    packing: &Packing,
+    most: usize,
+) -> Result<Request<Body>, Status> {
+    if !packing.is_gzip() || !method.kind.takes_one() {
+        return Ok(request);
+    }
+    let (mut head, body) = request.into_parts();
+    let reading = async {
+        let body = guard::message(body, envelope::PREFIX + most, method.told).await?;
+        envelope::open(body, packing, most).await.map_err(|error| method.refusal(&error))
+    };
+    let message = match deadline(&head.headers).ok().flatten() {
+        Some(until) => tokio::time::timeout_at(until, reading).await,
+        None => Ok(reading.await),
+    };
+    let message = message.unwrap_or_else(|_| Err(method.refusal(&limits::expired())))?;
+    head.headers.remove("grpc-encoding");
+    Ok(Request::from_parts(head, Body::from(super::trunk::prefixed(&message))))
 }
 
 /// How a request is written.
@@ -190,7 +214,7 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Box<v1::Error>> {
 }
 
 /// Checks a call that is a GET: its message is in its query.
-fn by_query(query: &str, method: &Method, most: usize) -> Result<(), Status> {
+async fn by_query(query: &str, method: &Method, most: usize) -> Result<(), Status> {
     let value = |name: &str| {
         let mut pairs = query.rsplit('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(given, _)| *given == name).map(|(_, value)| value)
@@ -213,7 +237,7 @@ fn by_query(query: &str, method: &Method, most: usize) -> Result<(), Status> {
         let Ok(decoded) = BASE64.decode(&message) else { return refuse("message", "it is not base64url") };
         message = decoded;
     }
-    let message = packing.unpack(message.into(), most).map_err(|e| method.refusal(&e))?;
+    let message = packing.unpack(message.into(), most).await.map_err(|e| method.refusal(&e))?;
     if message.len() > most { Err(method.refusal(&guard::too_large(most))) } else { Ok(()) }
 }
 

@@ -212,7 +212,7 @@ impl Trunk {
     /// Through the gate and to the service.
     async fn pass(&self, method: Option<&Arc<Method>>, request: Request<Body>) -> Response<Body> {
         let Some(method) = method else { return error::refusal(&auth::missing(), false).into_http() };
-        match gate::pass(request, method, self.0.limits.message_bytes_max).await {
+        match gate::pass(request, method).await {
             Ok(request) => match self.0.services.call(method.service(), request) {
                 Some(answer) => answer.await,
                 None => Status::unimplemented("the service is described and not served").into_http(),

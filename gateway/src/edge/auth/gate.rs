@@ -11,21 +11,17 @@ use crate::{
 };
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::Request;
 use http_body_util::BodyExt;
 use plexus_proto::{reason::Reason, v1};
-use std::{io::Read, time::SystemTime};
+use std::time::SystemTime;
 use tonic::Status;
 
 /// Bytes of a resource that a refusal tells.
 const TOLD_BYTES_MAX: usize = 256;
 
 /// Lets a call through whose caller may make it.
-pub(crate) async fn pass(
-    request: Request<Body>,
-    method: &Method,
-    message_bytes_max: usize,
-) -> Result<Request<Body>, Status> {
+pub(crate) async fn pass(request: Request<Body>, method: &Method) -> Result<Request<Body>, Status> {
     if method.open {
         return Ok(request);
     }
@@ -44,7 +40,7 @@ pub(crate) async fn pass(
     }
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(|e| Status::from_error(e.into_inner()))?.to_bytes();
-    let message = message(&body, &parts.headers, message_bytes_max);
+    let message = message(&body);
     let message = message.ok_or_else(|| refused(&unreadable()))?;
     decide(&caller, method, Some(&message)).map_err(|e| refused(&e))?;
     // What was judged is what is served, not what another reader of the same bytes might make of them.
@@ -72,55 +68,27 @@ fn unreadable() -> Box<v1::Error> {
     Box::new(v1::Error::new(Reason::FieldInvalid, "failed to decode Protobuf message"))
 }
 
-/// The only message of a gRPC body, decompressed; `None`: there is none that can be read.
-fn message(body: &Bytes, headers: &HeaderMap, bytes_max: usize) -> Option<Bytes> {
+/// The only message of a gRPC body, which is not packed any more; `None`: there is none that can be read.
+fn message(body: &Bytes) -> Option<Bytes> {
     let [packed, len @ ..] = *body.first_chunk::<5>()?;
     let message = body.slice(5..);
-    if message.len() != u32::from_be_bytes(len) as usize {
-        return None;
-    }
-    match packed {
-        0 => Some(message),
-        1 if headers.get("grpc-encoding").is_some_and(|v| v == "gzip") => {
-            let mut out = Vec::new();
-            let most = bytes_max as u64 + 1;
-            flate2::read::MultiGzDecoder::new(&message[..]).take(most).read_to_end(&mut out).ok()?;
-            (out.len() <= bytes_max).then(|| out.into())
-        }
-        _ => None,
-    }
+    (packed == 0 && message.len() == u32::from_be_bytes(len) as usize).then_some(message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flate2::{Compression, write::GzEncoder};
-    use http::HeaderValue;
-    use std::io::Write;
-
-    fn body(flag: u8, message: &[u8]) -> Bytes {
-        [&[flag][..], &(message.len() as u32).to_be_bytes(), message].concat().into()
-    }
 
     #[test]
-    fn a_packed_message_is_read_like_a_plain_one_and_within_the_same_bound() {
-        let gzip = HeaderMap::from_iter([(
-            http::HeaderName::from_static("grpc-encoding"),
-            HeaderValue::from_static("gzip"),
-        )]);
-        let packed = |message: &[u8]| {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(message).unwrap();
-            encoder.finish().unwrap()
+    fn a_message_is_read_whole_or_not_at_all() {
+        let body = |flag: u8, message: &[u8]| {
+            Bytes::from([&[flag][..], &(message.len() as u32).to_be_bytes(), message].concat())
         };
-        let none = HeaderMap::new();
-        assert_eq!(message(&body(0, b"abc"), &none, 3).unwrap(), "abc");
-        assert_eq!(message(&body(1, &packed(b"abc")), &gzip, 3).unwrap(), "abc");
-        assert_eq!(message(&body(1, &packed(b"abcd")), &gzip, 3), None);
-        assert_eq!(message(&body(1, &packed(b"abc")), &none, 3), None);
-        assert_eq!(message(&body(2, b"abc"), &gzip, 3), None);
-        assert_eq!(message(&body(1, b"abc"), &gzip, 3), None);
-        assert_eq!(message(&body(0, b"abc").slice(..7), &none, 3), None);
-        assert_eq!(message(&Bytes::new(), &none, 3), None);
+        assert_eq!(message(&body(0, b"abc")).unwrap(), "abc");
+        assert_eq!(message(&body(0, b"")).unwrap(), "");
+        assert_eq!(message(&body(1, b"abc")), None, "what is packed is unpacked before");
+        assert_eq!(message(&body(2, b"abc")), None);
+        assert_eq!(message(&body(0, b"abc").slice(..7)), None);
+        assert_eq!(message(&Bytes::new()), None);
     }
 }

@@ -32,6 +32,9 @@ const READ_BYTES: usize = 4 << 10;
 /// Bytes of answers to pings that may wait; the next answers take the place of the last.
 const ANSWERS_BYTES: usize = 1 << 10;
 
+/// Bytes of answers to pings that are held back while there is more to read.
+const HELD_BYTES_MAX: usize = 4 << 10;
+
 /// Waits for the upgrade; `None` where the client went away.
 pub(super) async fn take(upgrade: OnUpgrade, limits: &Limits) -> Option<Socket> {
     let (bytes, read) = Beneath::take(upgrade.await.ok()?);
@@ -39,7 +42,7 @@ pub(super) async fn take(upgrade: OnUpgrade, limits: &Limits) -> Option<Socket> 
     if !frames.read(&read) {
         return None;
     }
-    let io = Io { bytes, frames, amid: false, owes: false };
+    let io = Io { bytes, frames, amid: false, owes: false, held: Vec::new() };
     let most = limits.message_bytes_max;
     let from =
         |read: Bytes| WebSocketContext::from_partially_read(read.to_vec(), Role::Server, Some(config(most)));
@@ -121,8 +124,11 @@ impl Socket {
         if outbox.is_done() {
             return Poll::Ready(Ok(()));
         }
-        if self.io.owes && !self.io.amid {
-            ready!(self.poll_answer(None, context))?;
+        if !self.io.amid {
+            ready!(self.io.poll_held(context))?;
+            if self.io.owes {
+                ready!(self.poll_answer(None, context))?;
+            }
         }
         while !outbox.waiting().is_empty() {
             self.io.amid = true;
@@ -162,7 +168,8 @@ impl Socket {
     fn read(&mut self, first: &[u8], context: &mut Context<'_>) -> Result<Message, Error> {
         let reader = reader(&mut self.reader, self.most);
         // The first read takes all of `first`: its buffer is as large.
-        reader.read(&mut Bridge { io: &mut self.io, first, context })
+        let holds = !self.closing;
+        reader.read(&mut Bridge { io: &mut self.io, first, holds, context })
     }
 
     /// Writes what tungstenite has to answer, and a close where there is one.
@@ -172,7 +179,7 @@ impl Socket {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         let reader = reader(&mut self.reader, self.most);
-        let mut bridge = Bridge { io: &mut self.io, first: &[], context };
+        let mut bridge = Bridge { io: &mut self.io, first: &[], holds: false, context };
         let answered = match close {
             Some(close) => reader.close(&mut bridge, Some(close)),
             None => reader.flush(&mut bridge),
@@ -198,7 +205,18 @@ struct Bridge<'a, 'b> {
     io: &'a mut Io,
     /// What was read already.
     first: &'a [u8],
+    /// Whether what is written waits until there is no more to read.
+    holds: bool,
     context: &'a mut Context<'b>,
+}
+
+impl Bridge<'_, '_> {
+    fn write_held(&mut self) -> io::Result<()> {
+        match self.io.poll_held(self.context) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 impl io::Read for Bridge<'_, '_> {
@@ -221,6 +239,11 @@ impl io::Write for Bridge<'_, '_> {
         if self.io.amid {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if self.holds && self.io.held.len() + bytes.len() <= HELD_BYTES_MAX {
+            self.io.held.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        self.write_held()?;
         match Pin::new(&mut *self.io).poll_write(self.context, bytes) {
             Poll::Ready(written) => written,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -229,6 +252,11 @@ impl io::Write for Bridge<'_, '_> {
 
     /// Comes once all of tungstenite's is written.
     fn flush(&mut self) -> io::Result<()> {
+        if self.holds {
+            self.io.owes = false;
+            return Ok(());
+        }
+        self.write_held()?;
         match Pin::new(&mut *self.io).poll_flush(self.context) {
             Poll::Ready(flushed) => {
                 self.io.owes = false;
@@ -239,7 +267,9 @@ impl io::Write for Bridge<'_, '_> {
     }
 }
 
-/// The bytes beneath, and the frames in them.
+/// The bytes beneath, and the frames in them. While it is read, what the library answers to pings is held
+/// back until there is no more to read: a call of the system for each would cost fifty times as much as the
+/// ping.
 pub(super) struct Io {
     bytes: Beneath,
     frames: Frames,
@@ -247,6 +277,8 @@ pub(super) struct Io {
     amid: bool,
     /// tungstenite has something to write.
     owes: bool,
+    /// Answers to pings, [`HELD_BYTES_MAX`] at most.
+    held: Vec<u8>,
 }
 
 enum Beneath {
@@ -263,13 +295,35 @@ impl Beneath {
             Err(upgraded) => (Self::Stream(TokioIo::new(upgraded)), Bytes::new()),
         }
     }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Wire(io) => Pin::new(io).poll_write(context, bytes),
+            Self::Stream(io) => Pin::new(io).poll_write(context, bytes),
+        }
+    }
 }
 
 impl Io {
+    /// Writes what was held back.
+    fn poll_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let written = ready!(self.bytes.poll_write(context, &self.held))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.frames.wrote(written);
+            self.held.drain(..written);
+        }
+        self.held = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
     fn is_amid(&self) -> bool {
         self.frames.is_amid()
     }
 }
+
 impl AsyncRead for Io {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -277,6 +331,11 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let (me, before) = (self.get_mut(), buffer.filled().len());
+        if !me.amid
+            && let Poll::Ready(Err(error)) = me.poll_held(context)
+        {
+            return Poll::Ready(Err(error));
+        }
         let read = match &mut me.bytes {
             Beneath::Wire(io) => Pin::new(io).poll_read(context, buffer),
             Beneath::Stream(io) => Pin::new(io).poll_read(context, buffer),
@@ -291,10 +350,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
-        let written = match &mut me.bytes {
-            Beneath::Wire(io) => Pin::new(io).poll_write(context, bytes),
-            Beneath::Stream(io) => Pin::new(io).poll_write(context, bytes),
-        };
+        let written = me.bytes.poll_write(context, bytes);
         if let Poll::Ready(Ok(n)) = written {
             me.frames.wrote(n);
         }
@@ -302,14 +358,17 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().bytes {
+        let me = self.get_mut();
+        match &mut me.bytes {
             Beneath::Wire(io) => Pin::new(io).poll_flush(context),
             Beneath::Stream(io) => Pin::new(io).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().bytes {
+        let me = self.get_mut();
+        ready!(me.poll_held(context))?;
+        match &mut me.bytes {
             Beneath::Wire(io) => Pin::new(io).poll_shutdown(context),
             Beneath::Stream(io) => Pin::new(io).poll_shutdown(context),
         }
