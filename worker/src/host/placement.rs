@@ -290,6 +290,8 @@ impl Placement {
         self.leave(node);
         if let Some(entry) = self.nodes.get_mut(node) {
             entry.last = Some(incarnation.clone());
+            // Whoever it is promised to has its time from here.
+            entry.free_since = now;
             self.owned(node, None, now);
         }
     }

@@ -238,6 +238,19 @@ fn a_promised_node_is_taken_at_once_by_whom_it_was_promised_and_late_by_others()
 }
 
 #[test]
+fn who_gave_a_node_away_takes_it_back_only_where_nobody_else_does() {
+    let node = name("n");
+    let mut view = view("a");
+    view.survey(vec![(node.clone(), owner(None))], vec![inc("a"), inc("b")], at(0));
+    assert_eq!([claims(&mut view, 0), claims(&mut view, 1000)].concat(), std::slice::from_ref(&node));
+    view.promised(&node, "b");
+    view.left(&node, &inc("a"), at(60_000));
+    view.announced(&node, None, at(60_001));
+    assert!(claims(&mut view, 62_999).is_empty(), "it is promised");
+    assert_eq!(claims(&mut view, 64_000), [node]);
+}
+
+#[test]
 fn a_batch_is_bounded() {
     let mut view = view("a");
     let nodes = (0..200).map(|i| (name(&format!("n{i}")), owner(None))).collect();
