@@ -366,9 +366,10 @@ impl World {
                 .map(|(worker, node)| (worker, node.log.grant()))
                 .collect();
             let record = self.shards[0].owner(&node).map(|owner| (owner.worker, owner.grant));
+            // A raise that was lost leaves an earlier grant of the same owner in the record.
             let agree = owners.len() == 1
                 && record.as_ref().is_some_and(|(worker, grant)| {
-                    worker.as_ref() == Some(&owners[0].0) && *grant == owners[0].1
+                    worker.as_ref() == Some(&owners[0].0) && grant.epoch <= owners[0].1.epoch
                 });
             if !agree {
                 self.net
