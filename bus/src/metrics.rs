@@ -34,7 +34,7 @@ pub struct CallLabels {
 /// Labels of [`Metrics::refusals`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
-    /// What [`Refusal::label`] says.
+    /// What [`crate::Refusal::label`] says.
     pub reason: &'static str,
 }
 
