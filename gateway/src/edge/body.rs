@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, header};
 use plexus_proto::{reason::Reason, v1};
 use prost_reflect::{DynamicMessage, Kind, Value};
 use std::io::Read;
+use tokio::sync::Semaphore;
 
 /// The field that a body is which is not JSON.
 pub(crate) const RAW: &str = "data";
@@ -21,6 +22,9 @@ pub(crate) const ENCODINGS: &str = "gzip, identity";
 
 /// Bytes that are unpacked before others have their turn: some 20 µs.
 const UNPACKED_AT_ONCE: usize = 16 << 10;
+
+/// The turns of unpacking: two bodies at a time in the whole process, the others in the order they came in.
+static UNPACKING: Semaphore = Semaphore::const_new(2);
 
 /// Refuses a body where the fields are query parameters: it would be passed over in silence.
 pub(crate) async fn none(method: &Method, body: Body) -> Result<(DynamicMessage, bool), Box<v1::Error>> {
@@ -119,8 +123,11 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Box<v1::Error>> {
 }
 
 /// Unpacks a body, never to more than the limit; `name` is the header that says how it is packed. A little
-/// at a time, as others wait meanwhile: a bomb keeps a core busy for milliseconds.
+/// at a time, as others wait meanwhile: a bomb keeps a core busy for milliseconds. And few at a time, as each
+/// keeps what it has unpacked.
 pub(crate) async fn unpack(body: &[u8], limit: usize, name: &HeaderName) -> Result<Bytes, Box<v1::Error>> {
+    // An error would be of a semaphore that was closed, which this one never is.
+    let _turn = UNPACKING.acquire().await.ok();
     let (mut decoder, mut out) = (MultiGzDecoder::new(body), Vec::new());
     loop {
         let slice = UNPACKED_AT_ONCE.min(limit + 1 - out.len());
