@@ -143,7 +143,8 @@ async fn a_publish_reaches_the_level_that_it_asks_for_or_is_told_how_far_it_came
     let (client, path) = (cluster.client(), "/v1/topics/demo/messages");
     let client = &client;
     let publish = async |level: &str| {
-        let body = json!({"text": level, "level": level, "timeout": "2s"});
+        let timeout = if level == "DURABLE" { "20s" } else { "2s" };
+        let body = json!({"text": level, "level": level, "timeout": timeout});
         client.post(path, &body).await.unwrap().json()
     };
     // How far the bus may go is known by the first message.

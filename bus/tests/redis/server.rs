@@ -83,7 +83,9 @@ impl Server {
     }
 
     pub(crate) async fn ready(&self) {
-        eventually("the server answers", || async { self.ask(&["PING"]) == "PONG" }).await;
+        let ours = format!("process_id:{}\r", self.child.id());
+        eventually("our own server answers", || async { self.ask(&["INFO", "server"]).contains(&ours) })
+            .await;
     }
 }
 

@@ -78,7 +78,12 @@ impl Server {
             assert!(Instant::now() < end, "redis-server does not answer on port {port}");
             std::thread::yield_now();
         }
-        Some(server)
+        server.is_ours().then_some(server)
+    }
+
+    /// Whether it is our own process that answers: another test may have had the port a moment before.
+    fn is_ours(&self) -> bool {
+        self.ask(&["INFO", "server"]).contains(&format!("process_id:{}\r", self.pid()))
     }
 
     /// Whether somebody else than ourselves answers: a connect to a free port of the ephemeral range can
