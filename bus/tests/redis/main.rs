@@ -186,14 +186,7 @@ async fn what_the_server_refuses_is_told_apart_from_what_is_unknown() {
 
 #[tokio::test]
 async fn a_promoted_replica_that_missed_entries_gets_them_again_and_grants_nothing_at_first() {
-    let Some(mut old) = Server::start(free_port(), &[]) else { return };
-    old.ready().await;
-    let port = old.port.to_string();
-    let new = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
-    eventually("the replica follows", || async {
-        new.ask(&["INFO", "replication"]).contains("link_status:up")
-    })
-    .await;
+    let Some((mut old, new)) = pair().await else { return };
     let bus = bus_at(old.port).await;
     let (one, two) = ("w.1".into(), "w.2".into());
     assert!(matches!(bus.renew(&one, true).await.unwrap(), Renewed::Held { replicas: 1, .. }));
@@ -241,14 +234,7 @@ async fn a_promoted_replica_that_missed_entries_gets_them_again_and_grants_nothi
 
 #[tokio::test]
 async fn many_wait_for_a_replica_in_few_rounds_and_none_beyond_its_limit() {
-    let Some(old) = Server::start(free_port(), &[]) else { return };
-    old.ready().await;
-    let port = old.port.to_string();
-    let replica = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
-    eventually("the replica follows", || async {
-        replica.ask(&["INFO", "replication"]).contains("link_status:up")
-    })
-    .await;
+    let Some((old, replica)) = pair().await else { return };
     let bus = bus_at(old.port).await;
     let names: Vec<NodeName> = (0..200).map(|n| NodeName::new("ns", &format!("n{n}")).unwrap()).collect();
     let limit = Duration::from_secs(5);
@@ -328,20 +314,27 @@ async fn a_user_with_few_rights_suffices_and_a_wrong_password_is_refused_untold(
     assert_eq!(bus.replicate(&node(), 1, false, Duration::from_millis(50)).await.unwrap(), 0);
 }
 
+/// A primary and a replica that follows it; none without `redis-server`.
+async fn pair() -> Option<(Server, Server)> {
+    let primary = Server::start(free_port(), &[])?;
+    primary.ready().await;
+    let port = primary.port.to_string();
+    let replica = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
+    eventually("the replica follows", || async {
+        replica.ask(&["INFO", "replication"]).contains("link_status:up")
+    })
+    .await;
+    Some((primary, replica))
+}
+
 async fn open_all(bus: &Bus, grant: Grant) {
     let Opened::Done(_) = open(bus, grant, &[Bytes::from_static(b"t")]).await else { panic!("fenced") };
 }
 
 #[tokio::test]
 async fn a_failover_by_sentinel_is_followed() {
-    let Some(mut old) = Server::start(free_port(), &[]) else { return };
-    old.ready().await;
+    let Some((mut old, new)) = pair().await else { return };
     let port = old.port.to_string();
-    let new = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).unwrap();
-    eventually("the replica follows", || async {
-        new.ask(&["INFO", "replication"]).contains("link_status:up")
-    })
-    .await;
     let file = std::env::temp_dir().join(format!("plexus-sentinel-{port}.conf"));
     let watched = format!(
         "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n\
