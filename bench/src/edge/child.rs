@@ -51,7 +51,7 @@ fn say(address: SocketAddr) -> Result<()> {
 async fn serve() -> Result<()> {
     let config = Config { listen: "127.0.0.1:0".into(), ..Config::default() };
     let served = Served {
-        routes: Services::new(TopicServiceServer::new(AtOnce)),
+        routes: Services::default().add_service(TopicServiceServer::new(AtOnce)),
         services: vec![TopicServiceServer::<AtOnce>::NAME],
         descriptors: Vec::new(),
         healthy: Arc::new(|| true),

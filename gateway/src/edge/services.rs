@@ -16,20 +16,6 @@ type Handler = Box<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<Body>> +
 pub struct Services(Vec<(&'static str, Handler)>);
 
 impl Services {
-    /// Begins with one service.
-    pub fn new<S>(service: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<tonic::body::Body>, Error = Infallible>
-            + NamedService
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-    {
-        Self::default().add_service(service)
-    }
-
     /// Adds a service.
     #[must_use]
     pub fn add_service<S>(mut self, service: S) -> Self

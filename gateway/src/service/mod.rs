@@ -79,7 +79,8 @@ pub(crate) fn routes(
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
-    let routes = Services::new(served!(AdminServiceServer))
+    let routes = Services::default()
+        .add_service(served!(AdminServiceServer))
         .add_service(served!(NodeServiceServer))
         .add_service(served!(PeerServiceServer))
         .add_service(served!(TopicServiceServer));

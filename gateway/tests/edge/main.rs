@@ -54,7 +54,7 @@ impl Server {
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(config.limits.message_bytes_max);
         let served = Served {
-            routes: Services::new(service),
+            routes: Services::default().add_service(service),
             services: vec![TopicServiceServer::<toy::Toy>::NAME],
             open: Vec::new(),
             bus: None,

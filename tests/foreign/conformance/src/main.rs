@@ -115,7 +115,8 @@ async fn serve(config: Config, tell: impl FnOnce(SocketAddr) -> Result<()>) -> R
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
-    let routes = Services::new(served!(connect::server())).add_service(served!(interop::server()));
+    let routes =
+        Services::default().add_service(served!(connect::server())).add_service(served!(interop::server()));
     let served = Served {
         routes,
         services: vec![connect::NAME, interop::NAME],
