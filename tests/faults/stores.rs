@@ -208,11 +208,12 @@ async fn lag(run: Run, entries: usize, owner_lives: bool) -> Result<Report> {
     link.set(Mode::Hold);
     load.flows(entries).await;
     drop(link);
+    // Before its owner dies: the next one counts anew.
+    let missed = tail(&ground.store)? - tail(&replica)?;
     if !owner_lives {
         let owner = ground.owner("n0").await;
         ground.workers.remove(&owner).unwrap().plexus.kill();
     }
-    let missed = tail(&ground.store)? - tail(&replica)?;
     ground.store.kill();
     let killed = Instant::now();
     replica.ask(&["REPLICAOF", "NO", "ONE"]);

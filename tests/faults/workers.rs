@@ -1,7 +1,7 @@
 //! Workers die, end, freeze and lose Redis.
 
 use crate::{
-    ground::{Ground, Plan, peer_ids},
+    ground::{Ground, Plan, Side, peer_ids},
     load::{Load, Mix, Style},
     owners::{self, Owners},
     proxy::Mode,
@@ -125,6 +125,17 @@ async fn terminated(run: Run) -> Result<Report> {
     Ok(report)
 }
 
+/// Waits until a worker has fenced itself and has no node left.
+async fn fenced(worker: &Side, patience: Duration) {
+    eventually(patience, || async {
+        let (fences, nodes) =
+            (worker.metric("plexus_worker_fences_total").await?, worker.metric("plexus_worker_nodes").await?);
+        anyhow::ensure!(fences >= 1.0 && nodes == 0.0, "{fences} fences, {nodes} nodes");
+        Ok(())
+    })
+    .await;
+}
+
 async fn zombie(run: Run) -> Result<Report> {
     let mut report = Report::default();
     let plan = Plan { nodes: run.either(2, 10), ..Plan::small(run.seed) };
@@ -142,13 +153,7 @@ async fn zombie(run: Run) -> Result<Report> {
     load.flows(100).await;
     worker.signal(Signal::CONT);
     let woke = Instant::now();
-    eventually(Duration::from_secs(10), || async {
-        let (fences, nodes) =
-            (worker.metric("plexus_worker_fences_total").await?, worker.metric("plexus_worker_nodes").await?);
-        anyhow::ensure!(fences >= 1.0 && nodes == 0.0, "{fences} fences, {nodes} nodes");
-        Ok(())
-    })
-    .await;
+    fenced(&worker, Duration::from_secs(10)).await;
     report.fact(format!("{count} nodes; frozen for {}", seconds(woke - frozen)));
     report.fact(format!("fenced and without nodes {} after it woke", seconds(woke.elapsed())));
     load.flows(200).await;
@@ -168,13 +173,7 @@ async fn cut_off(run: Run) -> Result<Report> {
     let worker = ground.workers.remove(&owner).unwrap();
     let cut = Instant::now();
     worker.proxy.set(Mode::Hold);
-    eventually(Duration::from_secs(8), || async {
-        let (fences, nodes) =
-            (worker.metric("plexus_worker_fences_total").await?, worker.metric("plexus_worker_nodes").await?);
-        anyhow::ensure!(fences >= 1.0 && nodes == 0.0, "{fences} fences, {nodes} nodes");
-        Ok(())
-    })
-    .await;
+    fenced(&worker, Duration::from_secs(8)).await;
     report.fact(format!("fenced itself and dropped its nodes after {}", seconds(cut.elapsed())));
     ground.running().await;
     report.fact(format!("all run elsewhere after {}", seconds(cut.elapsed())));
